@@ -1,0 +1,185 @@
+"""A tiny Würstchen in the published layout, with random weights that are nowhere zero."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from wuerstchen.stage_a import StageA, StageAConfig
+from wuerstchen.stage_b import StageB, StageBConfig
+from wuerstchen.stage_c import StageC, StageCConfig
+
+TEXT_WIDTH = 32
+NATIVE_SIZE = 256
+WORDS = ("a", "large", "red", "blue", "circle", "on", "background", "green", "star", "info")
+
+STAGE_C = {
+    "c": 32,
+    "c_cond": TEXT_WIDTH,
+    "c_in": 16,
+    "c_r": 16,
+    "depth": 2,
+    "dropout": 0.1,
+    "nhead": 2,
+}
+STAGE_B = {
+    "c_in": 4,
+    "c_out": 4,
+    "c_r": 16,
+    "patch_size": 2,
+    "c_cond": 24,
+    "c_hidden": [8, 16, 32, 32],
+    "nhead": [-1, 2, 2, 2],
+    "blocks": [1, 1, 2, 1],
+    "level_config": ["CT", "CTA", "CTA", "CTA"],
+    "inject_effnet": [False, True, True, True],
+    "effnet_embd": 16,
+    "clip_embd": TEXT_WIDTH,
+    "kernel_size": 3,
+    "dropout": 0.1,
+}
+STAGE_A = {
+    "in_channels": 3,
+    "out_channels": 3,
+    "up_down_scale_factor": 2,
+    "levels": 2,
+    "bottleneck_blocks": 2,
+    "embed_dim": 16,
+    "latent_channels": 4,
+    "num_vq_embeddings": 32,
+    "scale_factor": 0.3764,
+}
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that holds `wuerstchen-prior` and `wuerstchen`."""
+    root = tmp_path_factory.mktemp("tiny")
+    prior, decoder = root / "wuerstchen-prior", root / "wuerstchen"
+    write_network(prior / "prior", "WuerstchenPrior", StageC(StageCConfig(**STAGE_C)), STAGE_C, 1)
+    sizes: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in STAGE_B.items()}
+    write_network(
+        decoder / "decoder", "WuerstchenDiffNeXt", StageB(StageBConfig(**sizes)), STAGE_B, 2
+    )
+    write_network(decoder / "vqgan", "PaellaVQModel", StageA(StageAConfig(**STAGE_A)), STAGE_A, 3)
+    for seed, (folder, index) in enumerate(
+        {
+            prior: {"_class_name": "WuerstchenPriorPipeline", "native_size": NATIVE_SIZE},
+            decoder: {"_class_name": "WuerstchenDecoderPipeline"},
+        }.items()
+    ):
+        write_text_tower(folder, 4 + seed)
+        write_json(folder / "model_index.json", index)
+        scheduler = {"_class_name": "DDPMWuerstchenScheduler", "s": 0.008, "scaler": 1.0}
+        write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
+    return root
+
+
+def write_network(
+    folder: Path, name: str, network: nn.Module, sizes: dict[str, Any], seed: int
+) -> None:
+    """Write a component folder with random weights."""
+    randomise(network, seed)
+    tame_head(network)
+    write_json(folder / "config.json", {"_class_name": name, **sizes})
+    tensors = {key: tensor.contiguous() for key, tensor in network.state_dict().items()}
+    save_file(tensors, folder / "diffusion_pytorch_model.safetensors", {"format": "pt"})
+
+
+@torch.no_grad()
+def randomise(network: nn.Module, seed: int) -> None:
+    """Give every number of a network a random value, of a size that keeps activations finite."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, tensor in network.state_dict().items():
+        if not tensor.is_floating_point():
+            continue
+        noise = torch.randn(tensor.shape, generator=generator)
+        if "running_var" in name:
+            tensor.copy_(noise.abs() + 0.5)
+        elif tensor.ndim > 1 and "gamma" not in name and "beta" not in name:
+            tensor.copy_(noise / tensor[0].numel() ** 0.5)
+        else:
+            tensor.copy_(noise * 0.3)
+
+
+@torch.no_grad()
+def tame_head(network: nn.Module) -> None:
+    """Make the last layer behave as a trained one.
+
+    Pixels come near the middle of [0, 1], since what is clamped hides differences. The noise that a
+    diffusion head predicts, (x - a) / f(b), comes near x: with a divisor near zero, sampling is
+    chaos and any rounding becomes another picture.
+    """
+    last: Any
+    if isinstance(network, StageA):
+        last = network.out_block[0]
+        last.weight.mul_(0.2)
+        last.bias.mul_(0.2).add_(0.5)
+        return
+    last = network.clf[1] if isinstance(network, StageB) else network.get_submodule("out")[1]
+    last.weight.mul_(0.2)
+    last.bias.mul_(0.2)
+    if isinstance(network, StageB):
+        last.bias[-last.bias.numel() // 2 :] += 3.0
+
+
+def write_text_tower(folder: Path, seed: int) -> None:
+    """Write a CLIP text tower and its tokenizer."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    tokenizer = make_tokenizer()
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=TEXT_WIDTH,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        projection_dim=TEXT_WIDTH,
+        hidden_act="gelu",
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    tower = CLIPTextModel(config)
+    randomise(tower, seed)
+    tower.save_pretrained(folder / "text_encoder")
+    tokenizer.save_pretrained(folder / "tokenizer")
+
+
+def make_tokenizer() -> Any:
+    """Return CLIP's tokenizer with a small vocabulary: all bytes, and a few whole words."""
+    from tokenizers.pre_tokenizers import ByteLevel
+    from transformers import CLIPTokenizer
+
+    letters = sorted(ByteLevel.alphabet())
+    pieces = [*letters, *(letter + "</w>" for letter in letters)]
+    merges: list[tuple[str, str]] = []
+    for word in WORDS:
+        parts = [*word[:-1], word[-1] + "</w>"]
+        while len(parts) > 1:
+            pair = (parts[0], parts[1])
+            if pair not in merges:
+                merges.append(pair)
+                pieces.append("".join(pair))
+            parts = ["".join(pair), *parts[2:]]
+    vocabulary = [*dict.fromkeys(pieces), "<|startoftext|>", "<|endoftext|>"]
+    end = "<|endoftext|>"
+    return CLIPTokenizer(
+        vocab={piece: i for i, piece in enumerate(vocabulary)},
+        merges=merges,
+        unk_token=end,
+        bos_token="<|startoftext|>",
+        eos_token=end,
+        pad_token=end,
+        model_max_length=77,
+    )
+
+
+def write_json(path: Path, entries: dict[str, Any]) -> None:
+    """Write a JSON file and the folders above it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(entries, indent=2))

@@ -1,0 +1,429 @@
+"""What cannot be loaded is refused in one line that says what it is and what to do."""
+
+import json
+import os
+import resource
+import signal
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from wuerstchen.checkpoints import (
+    KINDS,
+    CheckpointError,
+    convert,
+    describe,
+    load_network,
+    load_text_tower,
+    recognise,
+)
+from wuerstchen.placement import Placement
+from wuerstchen.stage_a import StageAConfig
+from wuerstchen.stage_b import StageBConfig
+from wuerstchen.stage_c import StageCConfig
+
+PLACEMENT = Placement()
+TINY: dict[str, Any] = {
+    "stage_a": StageAConfig(bottleneck_blocks=1, embed_dim=16, num_vq_embeddings=32),
+    "stage_b": StageBConfig(
+        c_cond=32,
+        c_hidden=(64,),
+        nhead=(1,),
+        blocks=(1,),
+        level_config=("CTA",),
+        inject_effnet=(True,),
+    ),
+    "stage_c": StageCConfig(c=64, c_cond=32, depth=1, nhead=1),
+}
+
+
+def state(kind: str = "stage_c") -> dict[str, Tensor]:
+    return KINDS[kind].network(TINY[kind]).state_dict()
+
+
+def prior_file(folder: Path, changes: dict[str, Tensor] | None = None, without: str = "") -> Path:
+    """Write a prior with some tensors changed, added or left out."""
+    tensors = {key: tensor for key, tensor in (state() | (changes or {})).items() if key != without}
+    save_file(tensors, folder / "prior.safetensors")
+    return folder / "prior.safetensors"
+
+
+def message(call: Callable[..., Any], *arguments: Any) -> str:
+    """Return the one line of the `CheckpointError` that a call ends in."""
+    with pytest.raises(CheckpointError) as caught:
+        call(*arguments)
+    text = str(caught.value)
+    assert "\n" not in text
+    assert len(text) < 700
+    return text
+
+
+def refused(source: str | Path, kind: str = "stage_c") -> str:
+    text = message(load_network, source, kind, PLACEMENT)
+    assert text.startswith(str(source))
+    return text
+
+
+def test_missing_path_is_refused(tmp_path: Path) -> None:
+    for source in (
+        tmp_path / "no.safetensors",
+        "models/no.safetensors",
+        str(tmp_path / "x"),
+        Path("warp-ai/none"),
+    ):
+        assert "found nothing at this path" in refused(source)
+        assert "found nothing at this path" in message(describe, source)
+
+
+def test_empty_file_is_refused(tmp_path: Path) -> None:
+    for name in ("a.safetensors", "a.pt"):
+        (tmp_path / name).touch()
+        assert "found an empty file; download it again" in refused(tmp_path / name)
+
+
+@pytest.mark.parametrize("share", [0.001, 0.1, 0.9, 0.999])
+@pytest.mark.parametrize("name", ["a.safetensors", "a.pt", "old.pt"])
+def test_file_that_is_cut_short_is_refused(tmp_path: Path, name: str, share: float) -> None:
+    file = tmp_path / name
+    if name == "a.safetensors":
+        save_file(state(), file)
+    else:
+        torch.save({"state_dict": state()}, file, _use_new_zipfile_serialization=name == "a.pt")
+    content = file.read_bytes()
+    file.write_bytes(content[: int(len(content) * share)])
+    text = refused(file)
+    assert "damaged" in text
+    assert "cut short" in text
+    assert text.endswith("download it again")
+
+
+@pytest.mark.parametrize(
+    "content", [b"version https://git-lfs.github.com/spec/v1\n", b"<html>404</html>", bytes(99)]
+)
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".bin"])
+def test_file_of_something_else_is_refused(tmp_path: Path, content: bytes, suffix: str) -> None:
+    file = tmp_path / f"a{suffix}"
+    file.write_bytes(content)
+    assert "damaged" in refused(file)
+
+
+def test_file_of_an_unknown_format_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.gguf").write_bytes(b"GGUF")
+    assert "expected one of .safetensors, .bin, .pt, .pth, .ckpt, found '.gguf'" in refused(
+        tmp_path / "a.gguf"
+    )
+
+
+def test_safetensors_of_an_unknown_dtype_is_refused(tmp_path: Path) -> None:
+    header = json.dumps({"a": {"dtype": "Q9", "shape": [1], "data_offsets": [0, 1]}}).encode()
+    (tmp_path / "a.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"0")
+    assert "unknown dtype" in refused(tmp_path / "a.safetensors")
+
+
+class Code:
+    """Pickles as a call that makes a file."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.trace),)
+
+
+@pytest.mark.parametrize("old_format", [False, True])
+def test_pickle_that_would_run_code_is_refused_and_not_run(
+    tmp_path: Path, old_format: bool
+) -> None:
+    content = {"state_dict": state(), "extra": Code(tmp_path / "trace")}
+    torch.save(content, tmp_path / "a.pt", _use_new_zipfile_serialization=not old_format)
+    text = refused(tmp_path / "a.pt")
+    assert "refused, since it could run code" in text
+    assert "mkdir" in text
+    assert "safetensors" in text
+    assert not (tmp_path / "trace").exists()
+
+
+def test_whole_pickled_network_is_refused(tmp_path: Path) -> None:
+    torch.save(KINDS["stage_c"].network(TINY["stage_c"]), tmp_path / "a.pt")
+    assert "refused, since it could run code" in refused(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize("content", [[1, 2], torch.ones(2), {"epoch": 3}, {}])
+def test_pickle_without_a_state_dict_is_refused(tmp_path: Path, content: Any) -> None:
+    torch.save(content, tmp_path / "a.pt")
+    assert "expected " in refused(tmp_path / "a.pt")
+
+
+def test_folder_without_index_or_config_is_refused(tmp_path: Path) -> None:
+    assert "found an empty folder" in refused(tmp_path)
+    (tmp_path / "readme.md").touch()
+    text = refused(tmp_path)
+    assert (
+        "expected model_index.json, or config.json with diffusion_pytorch_model.safetensors" in text
+    )
+    assert "found readme.md" in text
+    save_file(state(), tmp_path / "diffusion_pytorch_model.safetensors")
+    assert "expected config.json beside" in refused(tmp_path)
+
+
+def test_pipeline_without_the_component_says_which_it_has(tmp_path: Path) -> None:
+    (tmp_path / "model_index.json").write_text("{}")
+    (tmp_path / "vqgan").mkdir()
+    save_file(state("stage_a"), tmp_path / "vqgan" / "diffusion_pytorch_model.safetensors")
+    assert "expected weights in its folder prior, found vqgan" in refused(tmp_path)
+
+
+def test_folder_in_place_of_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.safetensors").mkdir()
+    assert "found an empty folder" in refused(tmp_path / "a.safetensors")
+    assert "expected a file name" in message(
+        convert, prior_file(tmp_path), tmp_path / "a.safetensors"
+    )
+
+
+@pytest.mark.parametrize("kind", TINY)
+@pytest.mark.parametrize("wanted", TINY)
+def test_network_of_another_kind_is_named(tmp_path: Path, kind: str, wanted: str) -> None:
+    if kind != wanted:
+        save_file(state(kind), tmp_path / "a.safetensors")
+        text = refused(tmp_path / "a.safetensors", wanted)
+        assert f"expected {KINDS[wanted].name}, this is {KINDS[kind].name}" in text
+        assert text.endswith(KINDS[kind].advice)
+
+
+def test_stage_b_given_as_prior_says_where_it_belongs(tmp_path: Path) -> None:
+    save_file(state("stage_b"), tmp_path / "a.safetensors")
+    text = refused(tmp_path / "a.safetensors")
+    assert "this is Stage B (the decoder) (no projection.weight but " in text
+    assert text.endswith("; give it as --decoder")
+
+
+FOREIGN = {
+    "prior.blocks.2.attention.processor.to_q_lora.down.weight": "a LoRA",
+    "prior.blocks.2.attention.to_q.lora_A.weight": "a LoRA",
+    "prior.blocks.95.attention.to_out.0.lora_B.weight": "a LoRA",
+    "base_model.model.blocks.2.attention.to_k.lora_A.weight": "a LoRA",
+    "blocks.2.attention.to_k.lora_A.default.weight": "a LoRA",
+    "text_encoder.text_model.encoder.layers.0.self_attn.q_proj.lora_A.weight": "a LoRA",
+    "lora_prior_unet_down_blocks_0_2_attention_to_q.lora_down.weight": "a kohya LoRA for Stable Cascade",
+    "lora_prior_te_text_model_encoder_layers_0.lora_up.weight": "a kohya LoRA for Stable Cascade",
+    "lora_unet_down_blocks_0_attentions_0.lora_down.weight": "a kohya LoRA for Stable Diffusion",
+    "lora_te1_text_model_encoder_layers_0.alpha": "a kohya LoRA for Stable Diffusion",
+    "clip_txt_mapper.weight": "the prior of Stable Cascade",
+    "model.diffusion_model.clip_img_mapper.bias": "the prior of Stable Cascade",
+    "effnet_mapper.0.weight": "the decoder of Stable Cascade",
+    "byt5_mapper.weight": "Stage B of Würstchen v1",
+    "model.diffusion_model.input_blocks.0.0.weight": "a Stable Diffusion checkpoint",
+    "first_stage_model.encoder.conv_in.weight": "a Stable Diffusion checkpoint",
+    "down_blocks.0.attentions.0.norm.weight": "a network of Stable Diffusion",
+    "text_model.embeddings.token_embedding.weight": "a CLIP text tower",
+    "embeddings.token_embedding.weight": "a CLIP text tower",
+    "something.else": "not a network known here",
+}
+
+
+@pytest.mark.parametrize("key", FOREIGN)
+def test_foreign_network_is_named(tmp_path: Path, key: str) -> None:
+    save_file({key: torch.ones(1)}, tmp_path / "a.safetensors")
+    text = refused(tmp_path / "a.safetensors")
+    assert f"expected Stage C (the prior), this is {FOREIGN[key]}" in text
+    assert f"(no projection.weight but {key})" in text
+    assert describe(tmp_path / "a.safetensors")[0].kind is None
+
+
+def test_v1_prior_and_cascade_compressor_are_told_by_shapes() -> None:
+    shapes: dict[str, tuple[int, ...]] = {
+        "projection.weight": (1536, 16, 1, 1),
+        "cond_mapper.0.weight": (1536, 1024),
+    }
+    assert recognise(shapes).name == "the prior of Würstchen v1"
+    shapes["cond_mapper.0.weight"] = (1536, 1280)
+    assert recognise(shapes).kind == "stage_c"
+    shapes = {
+        "backbone.0.0.weight": (24, 3, 3, 3),
+        "mapper.0.weight": (16, 1280, 1, 1),
+        "mapper.1.running_mean": (16,),
+    }
+    assert recognise(shapes).name == "the semantic compressor of Stable Cascade (v3)"
+
+
+def test_missing_unexpected_and_misshapen_keys_are_told(tmp_path: Path) -> None:
+    text = refused(prior_file(tmp_path, without="blocks.0.depthwise.bias"))
+    assert "1 keys missing (blocks.0.depthwise.bias)" in text
+    assert "warp-ai/wuerstchen-prior" in text
+    text = refused(prior_file(tmp_path, {f"hint.{i}": torch.ones(1) for i in range(9)}))
+    assert "9 keys unexpected (hint.0, hint.1, hint.2, …)" in text
+    text = refused(prior_file(tmp_path, {"blocks.0.depthwise.bias": torch.ones(3)}))
+    assert "1 keys misshapen (blocks.0.depthwise.bias [3] instead of [64])" in text
+    text = refused(
+        prior_file(tmp_path, {"blocks.0.depthwise.bias": torch.ones(64, dtype=torch.int8)})
+    )
+    assert "1 keys of a wrong type (blocks.0.depthwise.bias torch.int8)" in text
+
+
+def test_sizes_that_shapes_do_not_tell_are_refused(tmp_path: Path) -> None:
+    save_file(
+        KINDS["stage_c"].network(StageCConfig(c=32, nhead=4, depth=1)).state_dict(),
+        tmp_path / "a.safetensors",
+    )
+    assert "nhead cannot be read off the tensors unless 64 divides the channels, got 32" in refused(
+        tmp_path / "a.safetensors"
+    )
+    assert "blocks.1.mapper.weight" in refused(
+        prior_file(tmp_path, without="blocks.1.mapper.weight")
+    )
+    assert "is there twice" in refused(
+        prior_file(tmp_path, {"blocks.2.attention.attn.in_proj_bias": torch.ones(192)})
+    )
+    assert "no three equal parts" in refused(
+        prior_file(tmp_path, {"blocks.2.attention.attn.in_proj_bias": torch.ones(2)})
+    )
+
+
+@pytest.mark.parametrize("kind", TINY)
+def test_no_tensor_can_be_left_out_or_bent_without_a_refusal(tmp_path: Path, kind: str) -> None:
+    whole, file = state(kind), tmp_path / "a.safetensors"
+    for key, tensor in whole.items():
+        save_file({k: t for k, t in whole.items() if k != key}, file)
+        refused(file, kind)
+        save_file(whole | {key: torch.ones(()) if tensor.dim() else torch.ones(1)}, file)
+        refused(file, kind)
+
+
+@pytest.mark.parametrize(
+    ("entries", "words"),
+    [
+        ({"width": 3}, "config entry 'width' is unknown, known are c_in, c,"),
+        ({"depth": "1"}, "config entry depth must be like 32, got '1'"),
+        ({"depth": True}, "config entry depth must be like 32, got True"),
+        ({"depth": 0}, "Stage C sizes must be positive"),
+        ({"nhead": 5}, "nhead must divide c = 64, got 5"),
+        ({"depth": 2}, "keys missing (blocks.3."),
+        ([], "expected a JSON object, found a list"),
+    ],
+)
+def test_config_that_does_not_fit_is_refused(tmp_path: Path, entries: Any, words: str) -> None:
+    save_file(state(), tmp_path / "diffusion_pytorch_model.safetensors")
+    config = {**asdict(TINY["stage_c"]), **entries} if isinstance(entries, dict) else entries
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert words in refused(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    assert "expected a JSON object, found Expecting property name" in refused(tmp_path)
+
+
+def test_unknown_kind_is_a_plain_value_error(tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match="kind must be one of stage_a, stage_b, stage_c, compressor, got 'vae'"
+    ):
+        load_network(prior_file(tmp_path), "vae", PLACEMENT)
+
+
+def test_pipeline_cannot_be_converted_as_one_network(tmp_path: Path) -> None:
+    (tmp_path / "model_index.json").write_text("{}")
+    for kind in ("stage_a", "stage_b"):
+        (tmp_path / KINDS[kind].folder).mkdir()
+        save_file(state(kind), tmp_path / KINDS[kind].folder / "model.safetensors")
+    text = message(convert, tmp_path, tmp_path / "out.safetensors")
+    assert (
+        f"give one of its component folders: {tmp_path / 'decoder'}, {tmp_path / 'vqgan'}" in text
+    )
+
+
+def test_file_of_two_networks_asks_which_one_to_convert(tmp_path: Path) -> None:
+    torch.save({"state_dict": state(), "ema_state_dict": state("stage_b")}, tmp_path / "a.pt")
+    text = message(convert, tmp_path / "a.pt", tmp_path / "out.safetensors")
+    assert "found stage_b, stage_c; say which kind to convert" in text
+
+
+def test_bad_targets_of_a_conversion_are_refused(tmp_path: Path) -> None:
+    source = prior_file(tmp_path)
+    for out in (tmp_path / "a.pt", tmp_path / "absent" / "a.safetensors"):
+        assert "expected a file name ending in .safetensors" in message(convert, source, out)
+    out = tmp_path / "a.safetensors"
+    assert "dtype must be a floating point type" in message(convert, source, out, torch.int8)
+    assert not out.exists()
+
+
+def test_full_disk_leaves_nothing_behind_and_the_old_file_as_it_was(tmp_path: Path) -> None:
+    source, out = prior_file(tmp_path), tmp_path / "out.safetensors"
+    out.write_bytes(b"old")
+    limits, handler = (
+        resource.getrlimit(resource.RLIMIT_FSIZE),
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN),
+    )
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        text = message(convert, source, out)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert text.startswith(f"{out}: could not be written")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "out.safetensors",
+        "prior.safetensors",
+    ]
+    assert out.read_bytes() == b"old"
+
+
+def tower_folder(root: Path, changes: dict[str, Tensor] | None = None, without: str = "") -> Path:
+    """Write a pipeline folder with a text tower of which some tensors are changed or left out."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    config = CLIPTextConfig(
+        vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1,
+        bos_token_id=1, eos_token_id=2, pad_token_id=2,
+    )  # fmt: skip
+    (root / "tokenizer").mkdir(parents=True)
+    config.save_pretrained(root / "text_encoder")
+    tensors: OrderedDict[str, Tensor] = OrderedDict(CLIPTextModel(config).state_dict()) | (
+        changes or {}
+    )
+    tensors = OrderedDict((k.removeprefix("text_model."), t) for k, t in tensors.items())
+    tensors.pop(without, None)
+    save_file(tensors, root / "text_encoder" / "model.safetensors", {"format": "pt"})
+    return root
+
+
+def test_text_tower_is_loaded_strictly(tmp_path: Path) -> None:
+    cases: dict[str, dict[str, Any]] = {
+        "1 keys missing (final_layer_norm.weight)": {"without": "final_layer_norm.weight"},
+        "1 keys unexpected (text_projection.weight)": {
+            "changes": {"text_projection.weight": torch.ones(8, 8)}
+        },
+        "1 keys misshapen (final_layer_norm.bias [3] instead of [8])": {
+            "changes": {"text_model.final_layer_norm.bias": torch.ones(3)}
+        },
+    }
+    for i, (words, arguments) in enumerate(cases.items()):
+        folder = tower_folder(tmp_path / str(i), **arguments)
+        text = message(load_text_tower, folder, PLACEMENT)
+        assert words in text
+        assert text.startswith(str(folder))
+
+
+def test_broken_text_towers_are_refused(tmp_path: Path) -> None:
+    assert "expected a pipeline with folders text_encoder" in message(
+        load_text_tower, tmp_path, PLACEMENT
+    )
+    file = prior_file(tmp_path)
+    assert "found a file" in message(load_text_tower, file, PLACEMENT)
+    folder = tower_folder(tmp_path / "x")
+    assert "transformers cannot load this text tower" in message(load_text_tower, folder, PLACEMENT)
+    config = folder / "text_encoder" / "config.json"
+    config.write_text('{"hidden_size": 9, "num_attention_heads": 2}')
+    assert "expected the config.json of a CLIP text tower" in message(
+        load_text_tower, folder, PLACEMENT
+    )
+    config.unlink()
+    assert "expected config.json beside model.safetensors" in message(
+        load_text_tower, folder, PLACEMENT
+    )
+    (folder / "text_encoder" / "model.safetensors").write_bytes(b"1234567890")
+    assert "damaged" in message(load_text_tower, folder, PLACEMENT)

@@ -1,0 +1,368 @@
+"""The command line, as a user calls it: what it writes, what it prints, what it refuses."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from wuerstchen import Wuerstchen, __version__
+from wuerstchen.__main__ import main
+
+PROMPT, OTHER = "a large red circle", "a green star"
+QUICK = ["--width", "128", "--height", "128", "--steps", "2", "--decoder-steps", "1"]
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def paint(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Runs the command line on the tiny model, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return lambda *words: main([*map(str, words), *QUICK, "--model", str(tiny), "--device", "cpu"])
+
+
+def about(path: Path) -> dict[str, Any]:
+    """What the file says of its settings."""
+    facts: dict[str, Any] = json.loads(Image.open(path).text["wuerstchen"])  # type: ignore[attr-defined]
+    return facts
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_prompt_becomes_a_numbered_png_whose_path_is_printed(
+    paint: Callable[..., int], tmp_path: Path, capfd: Capture
+) -> None:
+    assert paint(PROMPT) == 0
+    assert capfd.readouterr().out == f"{Path('wuerstchen-output', '00000.png')}\n"
+    image = Image.open(tmp_path / "wuerstchen-output" / "00000.png")
+    assert (image.format, image.mode, image.size) == ("PNG", "RGB", (128, 128))
+    assert names(tmp_path) == ["wuerstchen-output"]
+
+
+def test_the_file_says_how_to_paint_it_again(
+    paint: Callable[..., int], tmp_path: Path, tiny: Path
+) -> None:
+    words = ["--seed", 5, "--decoder-seed", 9, "--batch", 2, "--negative", "blue", "--cfg", 3]
+    assert paint(PROMPT, *words, "--decoder-cfg", 2, "--output", "out") == 0
+    facts = about(tmp_path / "out" / "00001.png")
+    assert facts == {
+        "prompt": PROMPT,
+        "negative": "blue",
+        "width": 128,
+        "height": 128,
+        "steps": 2,
+        "guidance": 3.0,
+        "decoder_steps": 1,
+        "decoder_guidance": 2.0,
+        "seed": 6,
+        "decoder_seed": 10,
+        "batch": 1,
+        "model": str(tiny),
+        "prior": None,
+        "decoder": None,
+        "version": __version__,
+    }
+    line = Image.open(tmp_path / "out" / "00001.png").text["parameters"]  # type: ignore[attr-defined]
+    assert line.startswith(f"{PROMPT}\nNegative prompt: blue\nSteps: 2, CFG scale: 3.0, ")
+    assert "Seed: 6, Decoder seed: 10, Size: 128x128" in line
+    settings = {k: v for k, v in facts.items() if k not in ("model", "prior", "decoder", "version")}
+    model = Wuerstchen.load(tiny, device="cpu", progress=False)
+    again = model.paint(settings.pop("prompt"), **settings)[0]
+    written = Image.open(tmp_path / "out" / "00001.png")
+    histogram = zip(again.getextrema(), written.getextrema(), strict=True)
+    assert all(abs(a - b) <= 1 for pair in histogram for a, b in zip(*pair, strict=True))
+
+
+def test_numbers_follow_the_prompts_and_go_on_after_the_highest(
+    paint: Callable[..., int], tmp_path: Path
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "00041.png").write_bytes(b"")
+    assert paint(PROMPT, OTHER, "--batch", 2, "--output", "out/") == 0
+    facts = [about(tmp_path / "out" / f"{number:05d}.png") for number in range(42, 46)]
+    assert [(f["prompt"], f["seed"]) for f in facts] == [
+        (PROMPT, 0),
+        (PROMPT, 1),
+        (OTHER, 0),
+        (OTHER, 1),
+    ]
+
+
+def test_a_file_name_is_taken_as_it_is_and_replaced(
+    paint: Callable[..., int], tmp_path: Path
+) -> None:
+    for seed in (1, 2):
+        assert paint(PROMPT, "--output", "new/star.png", "--seed", seed) == 0
+        assert about(tmp_path / "new" / "star.png")["seed"] == seed
+    assert names(tmp_path / "new") == ["star.png"]
+
+
+def test_the_grid_has_a_row_per_prompt(paint: Callable[..., int], tmp_path: Path) -> None:
+    assert paint(PROMPT, OTHER, "--batch", 3, "--grid", "--output", "out") == 0
+    sheet = Image.open(tmp_path / "out" / "00000-00005-grid.png")
+    assert sheet.size == (3 * 128, 2 * 128)
+    last = Image.open(tmp_path / "out" / "00005.png")
+    assert sheet.crop((256, 128, 384, 256)).tobytes() == last.tobytes()
+    assert paint(PROMPT, "--output", "out") == 0
+    assert "00006.png" in names(tmp_path / "out")
+
+
+def test_single_pictures_make_a_nearly_square_grid(
+    paint: Callable[..., int], tmp_path: Path
+) -> None:
+    assert paint(PROMPT, OTHER, "a blue star", "--grid", "--output", "out") == 0
+    assert Image.open(tmp_path / "out" / "00000-00002-grid.png").size == (256, 256)
+
+
+def test_prior_and_decoder_can_be_given_one_by_one(
+    paint: Callable[..., int], tiny: Path, tmp_path: Path
+) -> None:
+    prior, decoder = tiny / "wuerstchen-prior" / "prior", tiny / "wuerstchen"
+    assert paint(PROMPT, "--prior", prior, "--decoder", decoder, "--offload", "layer") == 0
+    assert about(tmp_path / "wuerstchen-output" / "00000.png")["prior"] == str(prior)
+
+
+def test_what_a_prompt_is_too_long_for_is_said_in_one_line(
+    paint: Callable[..., int], capfd: Capture
+) -> None:
+    assert paint("red " * 75 + "blue circle") == 0
+    lines = capfd.readouterr().err.splitlines()
+    warning = [line for line in lines if line.startswith("wuerstchen: warning: ")]
+    assert len(warning) == 1  # though both text towers cut
+    assert warning[0].endswith("not read: 'blue circle'")
+
+
+def test_info_tells_what_a_checkpoint_is(tiny: Path, capfd: Capture) -> None:
+    assert main(["info", str(tiny / "wuerstchen")]) == 0
+    shown = capfd.readouterr().out
+    assert "Stage B (the decoder)" in shown
+    assert "Stage A (the VQGAN)" in shown
+    assert "sha256" in shown
+
+
+def test_a_converted_prior_paints_the_same_picture(
+    paint: Callable[..., int], tiny: Path, tmp_path: Path, capfd: Capture
+) -> None:
+    source, out = tiny / "wuerstchen-prior" / "prior", tmp_path / "prior.safetensors"
+    assert main(["convert", str(source), str(out), "--dtype", "fp32"]) == 0
+    assert capfd.readouterr().out == f"{out}\n"
+    assert paint(PROMPT, "--output", "a.png") == 0
+    assert paint(PROMPT, "--prior", out, "--output", "b.png") == 0
+    assert Image.open("a.png").tobytes() == Image.open("b.png").tobytes()
+
+
+def refused(run: Callable[[], int], folder: Path, capfd: Capture) -> str:
+    """The one line that a refused command says; it leaves nothing behind."""
+    before = names(folder)
+    capfd.readouterr()
+    assert run() == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert names(folder) == before
+    assert err.startswith("wuerstchen: error: ")
+    assert err.count("\n") == 1
+    return err
+
+
+@pytest.mark.parametrize(
+    ("words", "rule"),
+    [
+        (["--width", "100"], "width must be a whole number of at least 128, got 100"),
+        (["--height", "-1"], "height must be a whole number of at least 128, got -1"),
+        (["--width", "nan"], "--width: must be a whole number, got 'nan'"),
+        (["--height", "inf"], "--height: must be a whole number, got 'inf'"),
+        (["--width", "512.5"], "--width: must be a whole number, got '512.5'"),
+        (["--steps", "0"], "steps must be a whole number of at least 1, got 0"),
+        (["--decoder-steps", "0"], "decoder_steps must be a whole number of at least 1, got 0"),
+        (["--batch", "0"], "batch must be a whole number of at least 1, got 0"),
+        (["--seed", "-1"], "seed must be a whole number of at least 0"),
+        (["--cfg", "nan"], "--cfg: must be a finite number, got 'nan'"),
+        (["--decoder-cfg", "much"], "--decoder-cfg: must be a finite number, got 'much'"),
+        (["--device", "tpu"], "device must be auto, cpu, cuda, cuda:N or mps, got 'tpu'"),
+        (["--device", "cuda:99"], "device cuda:99 is not there; available are cpu"),
+        (["--dtype", "fp8"], "dtype must be auto, fp32, fp16 or bf16, got 'fp8'"),
+        (["--offload", "disk"], "offload must be none, stage or layer, got 'disk'"),
+        (["--output", "a.jpg"], "--output must be a folder or a name that ends in .png, got a.jpg"),
+        (["--batch", "2", "--output", "a.png"], "2 images need a folder as --output"),
+        (["--grid", "--output", "a.png"], "an image and its --grid need a folder as --output"),
+        (["--output", "taken/deep/a.png"], "is a file"),
+        (["--output", "taken"], "is a file"),
+        (["--colour"], "unrecognized arguments: --colour"),
+        (["--model", "nowhere"], "nowhere: expected mini, v2 or a folder that holds"),
+        (["--model", "v3"], "v3: expected mini, v2 or a folder that holds"),
+        (["--prior", "nowhere.safetensors"], "nowhere.safetensors: expected"),
+        (["--decoder", "nowhere.pt"], "nowhere.pt: expected"),
+    ],
+)
+def test_bad_options_are_refused_in_one_line(
+    paint: Callable[..., int],
+    words: list[str],
+    rule: str,
+    tmp_path: Path,
+    tiny: Path,
+    capfd: Capture,
+) -> None:
+    (tmp_path / "taken").write_bytes(b"")
+    model = [] if "--model" in words else ["--model", str(tiny)]
+    assert rule in refused(lambda: main([PROMPT, *words, *model]), tmp_path, capfd)
+
+
+class Bomb:
+    """Something that runs code when it is unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, ("exploded",)
+
+
+def wrong_sources(tiny: Path, folder: Path) -> dict[str, tuple[Path, str]]:
+    """Files that are no prior, and what should be said of them."""
+    for name, key in {
+        "cascade": "clip_txt_mapper.weight",
+        "lora": "blocks.2.attention.to_q.lora_A.weight",
+    }.items():
+        save_file({key: torch.ones(1)}, folder / f"{name}.safetensors")
+    torch.save({"state_dict": Bomb()}, folder / "bomb.pt")
+    whole = tiny / "wuerstchen-prior" / "prior" / "diffusion_pytorch_model.safetensors"
+    (folder / "cut.safetensors").write_bytes(whole.read_bytes()[:-1000])
+    (folder / "empty").mkdir()
+    return {
+        "the decoder": (tiny / "wuerstchen" / "decoder", "this is Stage B"),
+        "Stable Cascade": (folder / "cascade.safetensors", "Stable Cascade"),
+        "a LoRA": (folder / "lora.safetensors", "a LoRA"),
+        "a pickle that runs code": (folder / "bomb.pt", "could run code"),
+        "a truncated file": (folder / "cut.safetensors", "cut short"),
+        "an empty folder": (folder / "empty", "an empty folder"),
+    }
+
+
+def test_wrong_files_as_prior_are_refused_by_what_they_are(
+    paint: Callable[..., int], tiny: Path, tmp_path: Path, capfd: Capture
+) -> None:
+    for name, (source, words) in wrong_sources(tiny, tmp_path).items():
+        line = refused(lambda source=source: paint(PROMPT, "--prior", source), tmp_path, capfd)  # type: ignore[misc]
+        assert words in line, name
+        assert str(source) in line, name
+
+
+def test_a_command_without_its_source_says_how_to_paint_the_word(
+    paint: Callable[..., int], tmp_path: Path, capfd: Capture
+) -> None:
+    for word in ("info", "convert"):
+        line = refused(lambda word=word: main([word]), tmp_path, capfd)  # type: ignore[misc]
+        assert f"{word} needs a SOURCE" in line
+        assert f"write wuerstchen -- {word}" in line
+
+
+def test_two_dashes_paint_the_word_info(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([*QUICK, "--model", str(tiny), "--", "info"]) == 0
+    assert about(tmp_path / "wuerstchen-output" / "00000.png")["prompt"] == "info"
+
+
+def test_no_prompt_is_refused(tmp_path: Path, capfd: Capture) -> None:
+    line = refused(lambda: main([]), tmp_path, capfd)
+    assert "the following arguments are required: PROMPT (see wuerstchen --help)" in line
+
+
+def test_bad_sources_of_the_other_commands_are_refused(
+    paint: Callable[..., int], tmp_path: Path, tiny: Path, capfd: Capture
+) -> None:
+    source = str(tiny / "wuerstchen-prior" / "prior")
+    for words in (
+        ["info", "nowhere"],
+        ["convert", source],
+        ["convert", source, "out.pt"],
+        ["convert", "nowhere", "out.safetensors"],
+        ["convert", source, "out.safetensors", "--dtype", "fp8"],
+    ):
+        refused(lambda words=words: main(words), tmp_path, capfd)  # type: ignore[misc]
+
+
+def test_debug_shows_where_an_error_comes_from(capfd: Capture) -> None:
+    assert main([PROMPT, "--width", "1", "--debug"]) == 2
+    err = capfd.readouterr().err
+    assert err.startswith("Traceback")
+    assert err.splitlines()[-1].startswith("wuerstchen: error: width must be")
+
+
+def test_ctrl_c_ends_in_one_line_and_status_130(
+    paint: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Wuerstchen, "paint", interrupted)
+    assert paint(PROMPT) == 130
+    assert capfd.readouterr().err == "wuerstchen: interrupted\n"
+    assert names(tmp_path) == []
+
+
+def test_too_little_memory_is_said_with_what_needs_less(
+    paint: Callable[..., int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: Capture
+) -> None:
+    def exhausted(*_: object) -> None:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB")
+
+    monkeypatch.setattr(Wuerstchen, "paint", exhausted)
+    line = refused(lambda: paint(PROMPT), tmp_path, capfd)
+    assert "cpu has too little memory; smaller are --offload stage" in line
+
+
+def test_a_disk_that_is_full_leaves_no_half_written_file(tiny: Path, tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource", reason="limits of file sizes are POSIX")
+
+    def fill() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+
+    words = [PROMPT, *QUICK, "--model", str(tiny), "--device", "cpu", "--output", "out"]
+    ran = subprocess.run(
+        [sys.executable, "-m", "wuerstchen", *words],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"},
+        preexec_fn=fill,
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 2
+    assert ran.stderr.splitlines()[-1] == "wuerstchen: error: out/00000.png: File too large"
+    assert ran.stdout == ""
+    assert "Traceback" not in ran.stderr
+    assert names(tmp_path / "out") == []
+
+
+def test_importing_the_package_and_refusing_a_number_load_no_torch() -> None:
+    code = (
+        "import sys, wuerstchen; from wuerstchen.__main__ import main\n"
+        "assert main(['a star', '--width', '1']) == 2\n"
+        "assert not {'torch', 'transformers', 'PIL', 'numpy'} & set(sys.modules)"
+    )
+    here = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    subprocess.run([sys.executable, "-c", code], env=here, check=True, capture_output=True)
+
+
+def test_help_and_version_end_with_status_0(capfd: Capture) -> None:
+    for words in (["--help"], ["info", "--help"], ["convert", "--help"], ["--version"]):
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+        assert ended.value.code == 0
+    assert f"wuerstchen {__version__}" in capfd.readouterr().out
+
+
+def test_every_public_name_is_there() -> None:
+    import wuerstchen
+
+    assert all(getattr(wuerstchen, name) is not None for name in wuerstchen.__all__)
+    assert set(wuerstchen.__all__) <= set(dir(wuerstchen))
+    with pytest.raises(AttributeError, match="no attribute 'Sausage'"):
+        _ = wuerstchen.Sausage

@@ -1,0 +1,385 @@
+"""The whole road and each stage alone, on a tiny random model; the peer is diffusers."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL.Image import Image
+from torch import nn
+
+from wuerstchen import CheckpointError, Settings, Wuerstchen, cells, generators, to_images
+from wuerstchen.placement import Placement
+from wuerstchen.sampling import published_times
+from wuerstchen.settings import vq_cells
+
+PROMPT, OTHER, NEGATIVE = "a large red circle on a blue background", "a green star", "blue"
+QUICK = Settings(width=128, height=128, steps=3, decoder_steps=2)
+
+
+@pytest.fixture(scope="module")
+def model(tiny: Path) -> Wuerstchen:
+    return Wuerstchen.load(tiny, device="cpu", progress=False)
+
+
+def levels(image: Image) -> np.ndarray[Any, Any]:
+    return np.asarray(image).astype(int)
+
+
+def difference(image: Image, other: Image) -> int:
+    """The largest difference of a level in 0 to 255."""
+    assert image.size == other.size
+    return int(abs(levels(image) - levels(other)).max())
+
+
+def test_a_prompt_becomes_an_rgb_picture_of_the_native_size(model: Wuerstchen) -> None:
+    image = model.paint(PROMPT, seed=1)[0]
+    assert (image.mode, image.size) == ("RGB", (256, 256))
+    assert levels(image).std() > 10
+
+
+def test_a_seed_gives_one_picture_and_another_seed_another(model: Wuerstchen) -> None:
+    first, again, other = (model.paint(PROMPT, QUICK, seed=seed)[0] for seed in (1, 1, 2))
+    assert difference(first, again) == 0
+    assert difference(first, other) > 20
+
+
+def test_no_global_seed_is_set_or_read(model: Wuerstchen) -> None:
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    model.paint(PROMPT, QUICK)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_batch_of_prompts_holds_the_single_pictures(model: Wuerstchen) -> None:
+    settings = replace(QUICK, seed=5, negative=NEGATIVE, decoder_guidance=2.0)
+    batch = model.paint([PROMPT, OTHER], settings, batch=2)
+    singles = [model.paint(p, settings, seed=s)[0] for p in (PROMPT, OTHER) for s in (5, 6)]
+    assert len(batch) == 4
+    assert max(difference(one, many) for one, many in zip(singles, batch, strict=True)) <= 1
+
+
+def test_a_batch_with_decoder_seeds_holds_the_single_pictures(model: Wuerstchen) -> None:
+    batch = model.paint(PROMPT, QUICK, batch=2, decoder_seed=9)
+    assert difference(batch[1], model.paint(PROMPT, QUICK, seed=1, decoder_seed=10)[0]) <= 1
+
+
+@pytest.mark.parametrize("offload", ["stage", "layer"])
+def test_offload_does_not_change_the_picture(tiny: Path, model: Wuerstchen, offload: str) -> None:
+    other = Wuerstchen.load(tiny, device="cpu", offload=offload, progress=False)
+    assert difference(model.paint(PROMPT, QUICK)[0], other.paint(PROMPT, QUICK)[0]) == 0
+
+
+def test_half_precision_paints_nearly_the_same(tiny: Path, model: Wuerstchen) -> None:
+    half = Wuerstchen.load(tiny, device="cpu", dtype="bf16", progress=False)
+    assert half.stage_c.projection.weight.dtype == torch.bfloat16
+    images = (m.paint(PROMPT, QUICK, guidance=1.0)[0] for m in (model, half))
+    assert abs(np.subtract(*map(levels, images))).mean() < 10
+
+
+def test_the_negative_prompt_counts_only_with_guidance(model: Wuerstchen) -> None:
+    guided, led = (model.paint(PROMPT, QUICK, negative=text)[0] for text in ("", NEGATIVE))
+    assert difference(guided, led) > 5
+    free, same = (model.paint(PROMPT, QUICK, guidance=1.0, negative=t)[0] for t in ("", NEGATIVE))
+    assert difference(free, same) == 0
+
+
+def test_guidance_of_one_and_below_is_none(model: Wuerstchen) -> None:
+    one, none = (model.paint(PROMPT, QUICK, guidance=value)[0] for value in (1.0, 0.0))
+    assert difference(one, none) == 0
+
+
+def test_a_decoder_seed_leaves_the_semantic_latent_and_changes_the_picture(
+    model: Wuerstchen,
+) -> None:
+    own, first, again, other = (
+        model.paint(PROMPT, QUICK, decoder_seed=seed)[0] for seed in (None, 7, 7, 8)
+    )
+    assert difference(first, again) == 0
+    assert min(difference(first, other), difference(own, first)) > 5
+
+
+def test_a_decoder_seed_does_not_depend_on_the_steps_of_stage_c(model: Wuerstchen) -> None:
+    text = model.encode_text([PROMPT])
+    semantic = model.sample_semantic(text.prior, generators([0]), (128, 128), steps=3)
+    vq = model.sample_vq(semantic, text.decoder, generators([7]), steps=2)
+    assert (
+        difference(
+            to_images(model.decode_pixels(vq))[0], model.paint(PROMPT, QUICK, decoder_seed=7)[0]
+        )
+        == 0
+    )
+
+
+def test_stages_one_by_one_give_the_picture_and_its_latents(model: Wuerstchen) -> None:
+    rows, text = generators([3, 4]), model.encode_text([PROMPT])
+    semantic = model.sample_semantic(text.prior, rows, (384, 256))
+    vq = model.sample_vq(semantic, text.decoder, rows)
+    pixels = model.decode_pixels(vq)
+    assert [tuple(t.shape) for t in (semantic, vq, pixels)] == [
+        (2, 16, 6, 9),
+        (2, 4, 64, 96),
+        (2, 3, 256, 384),
+    ]
+    assert {t.dtype for t in (semantic, vq, pixels)} == {torch.float32}
+    assert pixels.min() >= 0
+    assert pixels.max() <= 1
+    painted = model.paint(PROMPT, seed=3, batch=2, width=384)
+    assert [difference(*pair) for pair in zip(to_images(pixels), painted, strict=True)] == [0, 0]
+
+
+def test_latents_saved_and_decoded_later_give_the_same_picture(
+    tiny: Path, model: Wuerstchen, tmp_path: Path
+) -> None:
+    text = model.encode_text([PROMPT])
+    semantic = model.sample_semantic(text.prior, generators([3]), steps=3)
+    torch.save({"semantic": semantic, "text": text.decoder}, tmp_path / "latents.pt")
+    later = Wuerstchen.load(tiny, device="cpu", progress=False)
+    saved = torch.load(tmp_path / "latents.pt", weights_only=True)
+    vq = later.sample_vq(saved["semantic"], saved["text"], generators([8]))
+    torch.save(vq, tmp_path / "vq.pt")
+    image = to_images(later.decode_pixels(torch.load(tmp_path / "vq.pt", weights_only=True)))[0]
+    assert difference(image, model.paint(PROMPT, seed=3, decoder_seed=8, steps=3)[0]) == 0
+
+
+def test_latents_can_be_edited_with_gradients_afterwards(model: Wuerstchen) -> None:
+    semantic = model.sample_semantic(model.encode_text([PROMPT]).prior, generators([3]), steps=1)
+    semantic.requires_grad_(True)
+    (semantic**2).sum().backward()  # type: ignore[no-untyped-call]
+    assert semantic.grad is not None
+
+
+@pytest.mark.parametrize(
+    "size", [(128, 128), (129, 200), (255, 256), (257, 130), (300, 500), (384, 256)]
+)
+def test_pictures_have_exactly_the_pixels_asked_for(
+    model: Wuerstchen, size: tuple[int, int]
+) -> None:
+    assert model.paint(PROMPT, QUICK, width=size[0], height=size[1])[0].size == size
+
+
+def test_a_size_between_two_fits_is_the_middle_of_the_larger(model: Wuerstchen) -> None:
+    whole = model.paint(PROMPT, QUICK, width=256, height=256)[0]
+    part = model.paint(PROMPT, QUICK, width=200, height=156)[0]
+    assert difference(whole.crop((28, 50, 228, 206)), part) == 0
+
+
+@pytest.mark.parametrize(
+    ("side", "blocks"), [(128, 1), (129, 2), (256, 2), (1000, 8), (1024, 8), (2176, 17)]
+)
+def test_cells_of_a_side_go_by_128_pixels(side: int, blocks: int) -> None:
+    assert cells(side) == (3 * blocks, 32 * blocks)
+    assert vq_cells(cells(side).semantic) == cells(side).vq
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("width", value) for value in (127, 0, -5, 512.5, float("nan"), float("inf"), "512")),
+        ("height", 64),
+        ("steps", 0),
+        ("decoder_steps", 0),
+        ("batch", 0),
+        ("seed", -1),
+        ("seed", 2**64),
+        ("decoder_seed", -1),
+        ("guidance", float("nan")),
+        ("decoder_guidance", float("inf")),
+    ],
+)
+def test_a_setting_out_of_its_range_is_refused_by_name(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"^{name} must be a .*, got "):
+        Settings(**{name: value})
+
+
+def test_stages_refuse_what_does_not_fit_together(model: Wuerstchen) -> None:
+    text, semantic = model.encode_text([PROMPT]), torch.zeros(1, 16, 4, 3)
+    with pytest.raises(ValueError, match="multiples of 3, got 4"):
+        model.sample_vq(semantic, text.decoder, generators([0]))
+    with pytest.raises(ValueError, match="one generator per semantic latent, got 2 for 1"):
+        model.sample_vq(semantic, text.decoder, generators([0, 1]))
+    with pytest.raises(ValueError, match="one generator per text, got 3 for 2"):
+        model.sample_semantic(text.prior.repeat(2, 1, 1), generators([0, 1, 2]))
+    with pytest.raises(ValueError, match="at least 128, got 100"):
+        model.sample_semantic(text.prior, generators([0]), (100, 128))
+    with pytest.raises(ValueError, match="at least one prompt"):
+        model.paint([])
+    with pytest.raises(ValueError, match="at most 8×4, got 9×4"):
+        to_images(torch.zeros(1, 3, 4, 8), (9, 4))
+
+
+def test_a_bar_counts_the_steps_of_each_stage(
+    tiny: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    model = Wuerstchen.load(tiny, device="cpu")
+    model.paint(PROMPT, QUICK)
+    shown = capfd.readouterr()
+    assert all(
+        bar in shown.err
+        for bar in ("Stage C: 100%", "3/3", "Stage B: 100%", "2/2", "Stage A: 100%")
+    )
+    assert shown.out == ""
+    model.progress = False
+    model.paint(PROMPT, QUICK)
+    assert capfd.readouterr().err == ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recording(Placement):
+    """A placement that writes down which network comes to the device and which leaves it."""
+
+    moves: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def running(self, network: nn.Module) -> Iterator[None]:
+        name = type(network).__name__
+        self.moves.append(f"+{name}")
+        with super().running(network):
+            yield
+        self.moves.append(f"-{name}")
+
+
+def test_one_network_at_a_time_is_on_the_device(tiny: Path) -> None:
+    model = Wuerstchen.load(tiny, device="cpu", offload="stage", progress=False)
+    placement = Recording(offload="stage")
+    model.placement = model.prior_text.placement = model.decoder_text.placement = placement
+    model.paint(PROMPT, QUICK)
+    order = ["CLIPTextModel", "CLIPTextModel", "StageC", "StageB", "StageA"]
+    assert placement.moves == [move for name in order for move in (f"+{name}", f"-{name}")]
+
+
+def test_a_bare_prior_takes_its_text_tower_from_the_model(tiny: Path, model: Wuerstchen) -> None:
+    bare = tiny / "wuerstchen-prior" / "prior"
+    for source in (bare, tiny / "wuerstchen-prior"):
+        mixed = Wuerstchen.load(tiny, prior=source, device="cpu", progress=False)
+        assert difference(mixed.paint(PROMPT, QUICK)[0], model.paint(PROMPT, QUICK)[0]) == 0
+        assert mixed.native_size == 256
+
+
+def test_whole_prior_and_decoder_need_no_model(tiny: Path, model: Wuerstchen) -> None:
+    pair = {"prior": tiny / "wuerstchen-prior", "decoder": str(tiny / "wuerstchen")}
+    mixed = Wuerstchen.load("/nowhere", **pair, device="cpu", progress=False)
+    assert difference(mixed.paint(PROMPT, QUICK)[0], model.paint(PROMPT, QUICK)[0]) == 0
+
+
+def test_a_bare_decoder_takes_the_rest_from_the_model(tiny: Path, model: Wuerstchen) -> None:
+    mixed = Wuerstchen.load(
+        tiny, decoder=tiny / "wuerstchen" / "decoder", device="cpu", progress=False
+    )
+    assert difference(mixed.paint(PROMPT, QUICK)[0], model.paint(PROMPT, QUICK)[0]) == 0
+
+
+def test_a_folder_that_is_no_model_is_refused_with_what_it_lacks(
+    tiny: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(
+        CheckpointError,
+        match=r"wuerstchen-prior/model_index\.json and wuerstchen/model_index\.json",
+    ):
+        Wuerstchen.load(tmp_path)
+    shutil.copytree(tiny, tmp_path / "copy")
+    (tmp_path / "copy" / "wuerstchen" / "model_index.json").unlink()
+    with pytest.raises(CheckpointError, match=r"but wuerstchen/model_index\.json is not there"):
+        Wuerstchen.load(tmp_path / "copy")
+
+
+def test_a_model_without_a_native_size_paints_at_1024(tiny: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny, tmp_path / "copy")
+    index = tmp_path / "copy" / "wuerstchen-prior" / "model_index.json"
+    index.write_text(json.dumps({"_class_name": "WuerstchenPriorPipeline"}))
+    assert Wuerstchen.load(tmp_path / "copy", device="cpu").native_size == 1024
+
+
+def peers(tiny: Path) -> tuple[Any, Any]:
+    """diffusers' prior and decoder pipelines on the same files."""
+    pytest.importorskip("diffusers")
+    from diffusers import DDPMWuerstchenScheduler
+    from diffusers.pipelines.deprecated.wuerstchen.modeling_paella_vq_model import PaellaVQModel
+    from diffusers.pipelines.deprecated.wuerstchen.modeling_wuerstchen_diffnext import (
+        WuerstchenDiffNeXt,
+    )
+    from diffusers.pipelines.deprecated.wuerstchen.modeling_wuerstchen_prior import WuerstchenPrior
+    from diffusers.pipelines.deprecated.wuerstchen.pipeline_wuerstchen import (
+        WuerstchenDecoderPipeline,
+    )
+    from diffusers.pipelines.deprecated.wuerstchen.pipeline_wuerstchen_prior import (
+        WuerstchenPriorPipeline,
+    )
+    from transformers import AutoTokenizer, CLIPTextModel
+
+    def shared(folder: Path) -> dict[str, Any]:
+        return {
+            "tokenizer": AutoTokenizer.from_pretrained(folder / "tokenizer"),
+            "text_encoder": CLIPTextModel.from_pretrained(folder / "text_encoder").eval(),
+            "scheduler": DDPMWuerstchenScheduler.from_pretrained(folder / "scheduler"),
+        }
+
+    first, second = tiny / "wuerstchen-prior", tiny / "wuerstchen"
+    prior = WuerstchenPriorPipeline(
+        prior=WuerstchenPrior.from_pretrained(first / "prior").eval(), **shared(first)
+    )
+    decoder = WuerstchenDecoderPipeline(
+        decoder=WuerstchenDiffNeXt.from_pretrained(second / "decoder").eval(),
+        vqgan=PaellaVQModel.from_pretrained(second / "vqgan").eval(),
+        **shared(second),
+    )
+    for pipe in (prior, decoder):
+        pipe.set_progress_bar_config(disable=True)
+    return prior, decoder
+
+
+def paint_with_peers(
+    pipes: tuple[Any, Any], s: Settings, timesteps: list[float] | None
+) -> tuple[torch.Tensor, Image]:
+    """The semantic latent and the picture of diffusers, one generator through both pipelines."""
+    prior, decoder = pipes
+    generator = torch.Generator("cpu").manual_seed(s.seed)
+    embeddings = prior(
+        PROMPT,
+        width=s.width,
+        height=s.height,
+        num_inference_steps=s.steps or 60,
+        timesteps=timesteps,
+        guidance_scale=s.guidance,
+        negative_prompt=s.negative,
+        generator=generator,
+    ).image_embeddings
+    image = decoder(
+        embeddings,
+        PROMPT,
+        num_inference_steps=s.decoder_steps,
+        guidance_scale=s.decoder_guidance,
+        negative_prompt=s.negative,
+        generator=generator,
+    ).images[0]
+    return embeddings, image
+
+
+@pytest.mark.peer
+def test_the_whole_road_equals_diffusers(tiny: Path, model: Wuerstchen) -> None:
+    pipes = peers(tiny)
+    published = Settings(seed=11)
+    both_guided = Settings(
+        seed=12, steps=7, decoder_steps=5, decoder_guidance=2.0, negative=NEGATIVE
+    )
+    for settings, times in ((published, published_times().tolist()), (both_guided, None)):
+        for width, height in ((128, 128), (256, 256), (256, 384), (384, 128)):
+            sized = replace(settings, width=width, height=height)
+            embeddings, image = paint_with_peers(pipes, sized, times)
+            semantic = model.sample_semantic(
+                model.prior_text.encode([PROMPT]),
+                generators([sized.seed]),
+                (width, height),
+                unwanted=model.prior_text.encode([sized.negative]),
+                steps=sized.steps,
+            )
+            torch.testing.assert_close(
+                semantic, embeddings, atol=1e-4 * float(embeddings.abs().max()), rtol=0
+            )
+            assert difference(model.paint(PROMPT, sized)[0], image) <= 2

@@ -1,0 +1,148 @@
+"""Placement: devices, precisions, and where weights are before, in and after a run."""
+
+import pytest
+import torch
+from torch import nn
+
+from wuerstchen.placement import Offload, Placement, choose_device, choose_dtype, place
+from wuerstchen.stage_a import StageA, StageAConfig
+from wuerstchen.stage_b import StageB, StageBConfig
+from wuerstchen.stage_c import StageC, StageCConfig
+
+CPU, ELSEWHERE = torch.device("cpu"), torch.device("meta")
+SMALL_C = StageCConfig(c_in=4, c=16, c_cond=8, c_r=8, depth=1, nhead=2)
+SMALL_B = StageBConfig(
+    c_r=8,
+    c_cond=8,
+    c_hidden=(8, 16),
+    nhead=(-1, 2),
+    blocks=(1, 1),
+    level_config=("CT", "CTA"),
+    inject_effnet=(False, True),
+    effnet_embd=4,
+    clip_embd=8,
+)
+SMALL_A = StageAConfig(bottleneck_blocks=1, embed_dim=8, num_vq_embeddings=8)
+
+
+def placed(offload: Offload, device: torch.device = CPU) -> Placement:
+    return Placement(device=device, offload=offload)
+
+
+@torch.no_grad()
+def outputs(placement: Placement) -> list[torch.Tensor]:
+    """What each stage says in a run under `placement`, with the same weights and inputs."""
+    c = StageC(SMALL_C, ops=placement.ops)
+    b = StageB(SMALL_B, ops=placement.ops)
+    a = StageA(SMALL_A, ops=placement.ops)
+    generator = torch.Generator().manual_seed(9)
+    for network in (c, b, a):
+        for parameter in network.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+        placement.settle(network)
+    shapes = ((1, 5, 8), (1, 4, 3, 3), (1, 4, 8, 8), (1, 3, 8, 8))
+    drawn = (torch.randn(shape, generator=generator) for shape in shapes)
+    text, effnet, x, pixels = (tensor.to(placement.device) for tensor in drawn)
+    t = torch.tensor([0.5], device=placement.device)
+    with placement.running(c), placement.running(b), placement.running(a):
+        a_says = [a.decode(x), a.encode(pixels), *a.quantize(x)]
+        return [c(x, t, text), b(x, t, text, effnet), *a_says]
+
+
+@pytest.mark.parametrize("offload", ["stage", "layer"])
+def test_offload_does_not_change_what_a_network_says(offload: Offload) -> None:
+    for wanted, found in zip(outputs(placed("none")), outputs(placed(offload)), strict=True):
+        assert torch.equal(wanted, found)
+
+
+@pytest.mark.parametrize("offload", ["none", "stage", "layer"])
+def test_every_stage_runs_on_a_device_that_is_not_the_cpu(offload: Offload) -> None:
+    assert all(output.device == ELSEWHERE for output in outputs(placed(offload, ELSEWHERE)))
+
+
+def test_stage_offload_brings_weights_to_the_device_for_the_run_only() -> None:
+    placement = placed("stage", ELSEWHERE)
+    network = placement.settle(nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)))
+    before = {key: tensor.clone() for key, tensor in network.state_dict().items()}
+    with placement.running(network):
+        assert {tensor.device for tensor in network.state_dict().values()} == {ELSEWHERE}
+    assert {tensor.device for tensor in network.state_dict().values()} == {CPU}
+    assert all(torch.equal(before[key], tensor) for key, tensor in network.state_dict().items())
+
+
+def test_weights_leave_the_device_when_a_run_is_interrupted() -> None:
+    placement = placed("stage", ELSEWHERE)
+    network = placement.settle(nn.Linear(3, 3))
+    with pytest.raises(KeyboardInterrupt), placement.running(network):
+        raise KeyboardInterrupt
+    assert network.weight.device == CPU
+
+
+def test_layer_offload_leaves_the_network_on_the_cpu_while_it_runs() -> None:
+    placement = placed("layer", ELSEWHERE)
+    network = placement.settle(StageC(SMALL_C, ops=placement.ops))
+    with placement.running(network):
+        assert {tensor.device for tensor in network.state_dict().values()} == {CPU}
+
+
+def test_layer_offload_moves_a_network_of_other_layers_as_a_whole() -> None:
+    placement = placed("layer", ELSEWHERE)
+    network = placement.settle(nn.Linear(3, 3))
+    with placement.running(network):
+        assert network.weight.device == ELSEWHERE
+    assert network.weight.device == CPU
+
+
+def test_no_offload_puts_weights_on_the_device_at_once() -> None:
+    assert placed("none", ELSEWHERE).settle(nn.Linear(3, 3)).weight.device == ELSEWHERE
+
+
+def test_settling_gives_the_precision_and_stops_training() -> None:
+    network = Placement(dtype=torch.bfloat16).settle(nn.Sequential(nn.Linear(3, 3), nn.Dropout()))
+    assert next(network.parameters()).dtype == torch.bfloat16
+    assert not network.training
+    assert not any(p.requires_grad for p in network.parameters())
+
+
+def test_streamed_layers_take_the_precision_of_their_input() -> None:
+    layer = placed("layer").ops.Linear(3, 3)
+    assert layer(torch.ones(1, 3, dtype=torch.bfloat16)).dtype == torch.bfloat16
+
+
+def test_auto_takes_cuda_then_mps_then_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert choose_device("auto").type == "cuda"
+    assert choose_device("cuda:1") == torch.device("cuda:1")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert choose_device("auto").type == "mps"
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert choose_device("auto") == CPU
+
+
+def test_auto_precision_is_half_on_accelerators_and_full_on_the_cpu() -> None:
+    assert choose_dtype("auto", CPU) == torch.float32
+    assert choose_dtype("auto", torch.device("cuda")) == torch.float16
+    assert choose_dtype("auto", torch.device("mps")) == torch.float16
+    assert choose_dtype("bf16", CPU) == torch.bfloat16
+
+
+@pytest.mark.parametrize("name", ["gpu", "xpu", "cuda:x", "cuda:", "cpu:1", "mps:0", "CUDA", ""])
+def test_an_unknown_device_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="device must be"):
+        choose_device(name)
+
+
+def test_a_device_that_is_not_there_is_refused_with_what_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ValueError, match="available are cpu, cuda:0"):
+        choose_device("cuda:7")
+
+
+def test_unknown_words_are_refused() -> None:
+    with pytest.raises(ValueError, match="fp32, fp16 or bf16, got 'fp8'"):
+        place(dtype="fp8")
+    with pytest.raises(ValueError, match="none, stage or layer, got 'disk'"):
+        place(offload="disk")

@@ -1,0 +1,279 @@
+"""File or repository -> placed network: read, recognise, rename, load strictly.
+
+A source is a weights file (the published layout or the authors'), a component folder, a pipeline
+folder or a Hub name. Networks are built without memory and take over the file's memory-mapped
+tensors: nothing is held twice. Every key must fit.
+"""
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import files
+from .clip import load_text_tower
+from .files import CheckpointError, Weights, first_line
+from .placement import Placement
+from .recognise import KINDS, Kind, Recognised, compare, published_names, recognise, wrong_kind
+from .sizes import config_from_entries, config_from_shapes, summary
+
+__all__ = [
+    "KINDS",
+    "CheckpointError",
+    "Description",
+    "Kind",
+    "Recognised",
+    "convert",
+    "describe",
+    "load_network",
+    "load_text_tower",
+    "recognise",
+]
+
+BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "position_ids")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """What `wuerstchen info` tells of one network in a file.
+
+    `kind` is None for a network that is none of `KINDS`, `part` the entry of the file that holds
+    it, `bytes` the size of the whole file, `config` the sizes that differ from the published model.
+    """
+
+    kind: str | None
+    name: str
+    path: Path
+    part: str
+    layout: str
+    dtypes: tuple[str, ...]
+    parameters: int
+    bytes: int
+    sha256: str
+    config: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """A network's tensors under published names, and the config they fit."""
+
+    place: str
+    path: Path
+    kind: str
+    config: Any
+    tensors: dict[str, Tensor]
+
+
+def load_network(source: str | Path, kind: str, placement: Placement) -> nn.Module:
+    """Return one network with its weights, ready to run, at the place where it rests.
+
+    Args:
+        source: weights file, component folder, pipeline folder, or Hub name such as
+            `warp-ai/wuerstchen-prior`.
+        kind: one of `KINDS`.
+        placement: precision, layer classes and resting place.
+
+    Raises:
+        CheckpointError: if the source is missing, damaged, of another network, or would run code.
+        ValueError: if `kind` is unknown.
+    """
+    found = find(source, kind)
+    network = built(found, placement.ops)
+    cast_in_place(found.tensors, placement.dtype)
+    network.load_state_dict(found.tensors, assign=True)
+    return placement.settle(network.eval().requires_grad_(False))
+
+
+def describe(source: str | Path) -> list[Description]:
+    """Return what each network in `source` is. A Hub name is looked up in the cache only.
+
+    Raises:
+        CheckpointError: if the source is missing or damaged.
+    """
+    path = files.resolve(source, folders=published_folders(), download=False)
+    paths = files.component_files(path)
+    if not paths:
+        raise CheckpointError(
+            f"{source}: expected a weights file, a component folder or a pipeline folder, found "
+            f"{files.listing(path)}; give one that holds weights"
+        )
+    return [description for file in paths for description in described(file)]
+
+
+def convert(
+    source: str | Path, out: Path, dtype: torch.dtype | None = None, kind: str | None = None
+) -> None:
+    """Write one network as one safetensors file in the published layout, its config within.
+
+    Args:
+        source: as for `load_network`.
+        out: path of the new file, replaced if it exists; its name ends in .safetensors.
+        dtype: precision of the new file; None keeps each tensor's.
+        kind: which network to take, one of `KINDS`; needed only where a source holds several.
+
+    Raises:
+        CheckpointError: if the source cannot be used or holds several networks, or `out` cannot
+            be written.
+        ValueError: if `kind` is unknown.
+    """
+    if out.suffix != ".safetensors" or out.is_dir() or not out.absolute().parent.is_dir():
+        raise CheckpointError(
+            f"{out}: expected a file name ending in .safetensors, in a folder that exists"
+        )
+    if dtype is not None and not dtype.is_floating_point:
+        raise CheckpointError(
+            f"{out}: dtype must be a floating point type such as torch.float16, got {dtype}"
+        )
+    found = find_only(source) if kind is None else find(source, kind)
+    built(found, nn)
+    if dtype is not None:
+        cast_in_place(found.tensors, dtype)
+    metadata = {
+        "format": "pt",
+        files.METADATA_KIND: found.kind,
+        files.METADATA_CONFIG: json.dumps(asdict(found.config)),
+    }
+    write(found, out, metadata)
+
+
+def find(source: str | Path, kind: str) -> Found:
+    """Return the tensors of the network `kind` in `source`."""
+    if kind not in KINDS:
+        raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
+    path = files.locate(source, KINDS[kind].folder)
+    for weights in (candidates := files.read(path)):
+        if recognise(weights.shapes).kind == kind:
+            return understood(weights, kind)
+    raise refusal(candidates[0], kind)
+
+
+def find_only(source: str | Path) -> Found:
+    """Return the tensors of the one network in `source`."""
+    path = files.resolve(source)
+    if path.is_dir() and files.is_pipeline(path):
+        folders = (
+            ", ".join(str(file.parent) for file in files.component_files(path))
+            or "none of them here"
+        )
+        raise CheckpointError(
+            f"{source}: expected one network, found a pipeline; give one of its component folders: "
+            f"{folders}"
+        )
+    file = files.locate(source, "")
+    candidates = files.read(file)
+    known = {kind: w for w in candidates if (kind := recognise(w.shapes).kind) is not None}
+    if len(known) > 1:
+        raise CheckpointError(
+            f"{file}: expected one network, found {', '.join(known)}; say which kind to convert"
+        )
+    if not known:
+        raise refusal(candidates[0], None)
+    return understood(next(iter(known.values())), next(iter(known)))
+
+
+def refusal(weights: Weights, kind: str | None) -> CheckpointError:
+    """Return the error for a file that is not the network `kind`, or none of ours at all."""
+    return CheckpointError(
+        wrong_kind(weights.place, weights.shapes, recognise(weights.shapes), kind)
+    )
+
+
+def understood(weights: Weights, kind: str) -> Found:
+    """Return the tensors under published names, and the config from file or shapes."""
+    try:
+        tensors = published_names(weights.tensors)
+        if weights.config is None:
+            config = config_from_shapes(
+                kind, {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+            )
+        else:
+            config = config_from_entries(kind, weights.config)
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(
+            f"{weights.place}: expected {KINDS[kind].name}, but {first_line(error)}; give a "
+            "component folder whose config.json fits"
+        ) from error
+    return Found(place=weights.place, path=weights.path, kind=kind, config=config, tensors=tensors)
+
+
+def built(found: Found, ops: Any) -> nn.Module:
+    """Return the network without memory; the found tensors are sure to fit."""
+    entry = KINDS[found.kind]
+    with torch.device("meta"):
+        network: nn.Module = entry.network(found.config, ops=ops)
+    differences = compare(network.state_dict(), found.tensors)
+    if differences:
+        raise CheckpointError(
+            f"{found.place}: expected {entry.name} with {summary(found.config)}, found it with "
+            f"{differences}; give a whole file and its own config.json (published: "
+            f"{entry.repository})"
+        )
+    return network
+
+
+def published_folders() -> list[str]:
+    """Return the folders that may hold networks: the root and those of a pipeline."""
+    return ["", *(entry.folder for entry in KINDS.values()), "text_encoder"]
+
+
+def described(path: Path) -> list[Description]:
+    """Return what each network in one file is."""
+    checksum, size = files.sha256(path), path.stat().st_size
+    descriptions = []
+    for weights in files.read(path):
+        what = recognise(weights.shapes)
+        tensors = weights.tensors
+        descriptions.append(
+            Description(
+                kind=what.kind,
+                name=what.name,
+                path=path,
+                part=weights.part,
+                layout=what.layout,
+                dtypes=tuple(
+                    sorted(
+                        {str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()}
+                    )
+                ),
+                parameters=sum(
+                    t.numel() for key, t in tensors.items() if not key.endswith(BUFFERS)
+                ),
+                bytes=size,
+                sha256=checksum,
+                config=summary(understood(weights, what.kind).config) if what.kind else "",
+            )
+        )
+    return descriptions
+
+
+def cast_in_place(tensors: dict[str, Tensor], dtype: torch.dtype) -> None:
+    """Give floating point tensors a precision, one at a time: never all of them twice in memory."""
+    for key, tensor in tensors.items():
+        if tensor.is_floating_point():
+            tensors[key] = tensor.to(dtype)
+
+
+def write(found: Found, out: Path, metadata: dict[str, str]) -> None:
+    """Write a safetensors file under a temporary name and rename it when it is whole."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    part = out.with_name(f".{out.name}.{os.getpid()}.part")
+    try:
+        save_file(
+            {key: tensor.contiguous() for key, tensor in found.tensors.items()}, part, metadata
+        )
+        shutil.copymode(found.path, part)  # safetensors lets only the owner read
+        part.replace(out)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{out}: could not be written ({first_line(error)}); nothing was left behind, make "
+            "room or choose another folder"
+        ) from error
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,307 @@
+"""A file, a folder or a Hub name -> named tensors, as the file names them.
+
+Tensors are memory-mapped: reading a file of gigabytes costs neither time nor memory until a tensor
+is used. Nothing from a file is ever executed: safetensors holds no code, and of a pickle only plain
+data is accepted (`torch.load` with `weights_only`).
+
+Layouts of folders: a component folder holds config.json and one weights file; a pipeline folder
+holds model_index.json and component folders.
+"""
+
+import hashlib
+import json
+import re
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+COMPONENT_FILES = (
+    "diffusion_pytorch_model.safetensors",
+    "model.safetensors",
+    "diffusion_pytorch_model.bin",
+    "pytorch_model.bin",
+)
+# Entries of a training file that hold a state dict. Averaged weights first: they are the model.
+PARTS = ("ema_state_dict", "state_dict", "effnet_state_dict")
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+METADATA_KIND, METADATA_CONFIG = "wuerstchen.kind", "wuerstchen.config"
+BAR_FROM_BYTES = 200 * 10**6
+
+
+class CheckpointError(ValueError):
+    """A file that cannot be used. One line: path, what was expected, what was found, what to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """The named tensors of one network in a file.
+
+    `part` is the entry of the file that holds them ("" for the whole file), `config` the sizes
+    written in the file or in the config.json of its folder, None where there are none.
+    """
+
+    path: Path
+    part: str
+    tensors: dict[str, Tensor]
+    config: dict[str, Any] | None
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of each tensor by name."""
+        return {key: tuple(tensor.shape) for key, tensor in self.tensors.items()}
+
+    @property
+    def place(self) -> str:
+        """Path and part, for messages."""
+        return f"{self.path} [{self.part}]" if self.part else str(self.path)
+
+
+def locate(source: str | Path, folder: str) -> Path:
+    """Return the weights file of the component whose published folder is `folder`.
+
+    Raises:
+        CheckpointError: if `source` is no file, folder or Hub name that has it.
+    """
+    path = resolve(source, folders=["", folder])
+    if path.is_file():
+        return path
+    if is_pipeline(path):
+        inside = path / folder
+        if component_file(inside) is None:
+            held = ", ".join(file.parent.name for file in component_files(path)) or "no weights"
+            raise CheckpointError(
+                f"{source}: expected weights in its folder {folder}, found {held}; "
+                "give the repository or file that has them (online, if it is on the Hub)"
+            )
+        path = inside
+    file = component_file(path)
+    if file is None:
+        raise CheckpointError(
+            f"{source}: expected model_index.json, or config.json with {COMPONENT_FILES[0]}, found "
+            f"{listing(path)}; give a pipeline folder, a component folder or a weights file"
+        )
+    if not (path / "config.json").is_file():
+        raise CheckpointError(
+            f"{path}: expected config.json beside {file.name}, found {listing(path)}; "
+            f"give the file {file} itself to have the sizes read off its tensors"
+        )
+    return file
+
+
+def resolve(
+    source: str | Path,
+    *,
+    folders: Sequence[str] = (),
+    extras: Sequence[str] = (),
+    download: bool = True,
+) -> Path:
+    """Return the local file or folder that `source` names.
+
+    Of a Hub name only the index, the weights and configs in `folders` ("" is the root) and `extras`
+    are fetched.
+
+    Raises:
+        CheckpointError: if there is no such path and no such Hub repository.
+    """
+    path = Path(source).expanduser()
+    if path.exists():
+        return path
+    if isinstance(source, str) and HUB_NAME.fullmatch(source) and path.suffix not in SUFFIXES:
+        return fetch(source, folders, extras, download)
+    raise CheckpointError(
+        f"{source}: expected a weights file, a folder or a Hub name owner/name, found nothing at "
+        "this path; check the spelling"
+    )
+
+
+def fetch(name: str, folders: Sequence[str], extras: Sequence[str], download: bool) -> Path:
+    """Return the Hub cache's folder of a repository, with the needed files in it."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
+
+    folder = Path()
+    places = [f"{inside}/" if inside else "" for inside in folders]
+    try:
+        for suffix in (
+            ".safetensors",
+            ".bin",
+        ):  # the second only where a repository lacks the first
+            wanted = ["config.json", *(file for file in COMPONENT_FILES if file.endswith(suffix))]
+            patterns = [
+                "model_index.json",
+                *extras,
+                *(place + file for place in places for file in wanted),
+            ]
+            folder = Path(
+                snapshot_download(name, allow_patterns=patterns, local_files_only=not download)
+            )
+            if not places or any(component_file(folder / place) for place in places):
+                break
+    except LocalEntryNotFoundError as error:
+        reason = "the Hub cannot be reached" if download else "this command does not download"
+        raise CheckpointError(
+            f"{name}: expected a path or a cached Hub repository, found neither, and {reason}; "
+            "load it once online (without HF_HUB_OFFLINE) or give a local path"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise CheckpointError(
+            f"{name}: expected a path or a Hub repository, found neither (or a private one); "
+            "check the spelling"
+        ) from error
+    except (HFValidationError, OSError) as error:
+        raise CheckpointError(
+            f"{name}: could not be fetched from the Hub: {first_line(error)}"
+        ) from error
+    return folder
+
+
+def is_pipeline(folder: Path) -> bool:
+    """Whether `folder` has the index of a pipeline."""
+    return (folder / "model_index.json").is_file()
+
+
+def component_file(folder: Path) -> Path | None:
+    """Return the weights file of a component folder, safetensors first; None if it has none."""
+    return next((folder / name for name in COMPONENT_FILES if (folder / name).is_file()), None)
+
+
+def component_files(path: Path) -> list[Path]:
+    """Return all weights files of a file (itself), a component folder or a pipeline folder."""
+    if path.is_file():
+        return [path]
+    inside = sorted(path.iterdir()) if is_pipeline(path) else [path]
+    return [file for folder in inside if (file := component_file(folder))]
+
+
+def listing(folder: Path) -> str:
+    """Return the first names in `folder`, for messages."""
+    names = sorted(entry.name for entry in folder.iterdir())
+    return ", ".join(names[:4]) + (", …" if len(names) > 4 else "") if names else "an empty folder"
+
+
+def read(path: Path) -> list[Weights]:
+    """Return every network's tensors in a weights file.
+
+    Raises:
+        CheckpointError: if it is a folder, empty, damaged, of an unknown format, or would run code.
+    """
+    if path.is_dir():
+        raise CheckpointError(f"{path}: expected a weights file, found a folder; give a file in it")
+    if path.suffix.lower() not in SUFFIXES:
+        raise CheckpointError(
+            f"{path}: expected one of {', '.join(SUFFIXES)}, found {path.suffix or 'no suffix'!r}"
+        )
+    try:
+        with path.open("rb") as file:
+            is_empty = not file.read(1)
+    except OSError as error:
+        raise CheckpointError(f"{path}: could not be read: {first_line(error)}") from error
+    if is_empty:
+        raise CheckpointError(f"{path}: expected weights, found an empty file; download it again")
+    return read_safetensors(path) if path.suffix.lower() == ".safetensors" else read_pickle(path)
+
+
+def read_safetensors(path: Path) -> list[Weights]:
+    """Return the tensors of a .safetensors file."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata, names = file.metadata() or {}, file.keys()
+            tensors = {name: file.get_tensor(name) for name in names}
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path}: expected a whole safetensors file, found one that is damaged, cut short or "
+            f"of an unknown dtype ({first_line(error)}); download it again"
+        ) from error
+    config = (
+        parsed(metadata[METADATA_CONFIG], path)
+        if METADATA_CONFIG in metadata
+        else config_beside(path)
+    )
+    return [Weights(path=path, part="", tensors=tensors, config=config)]
+
+
+def read_pickle(path: Path) -> list[Weights]:
+    """Return the state dicts of a file that `torch.save` wrote."""
+    try:
+        loaded = torch.load(
+            path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
+        )
+    except Exception as error:  # a damaged pickle can raise anything
+        named = r"(GLOBAL|unsupported class|unrecognized function) (\S+)"
+        if refused := re.search(named, str(error)):
+            raise CheckpointError(
+                f"{path}: expected plain tensors, found a pickle that names {refused[2]}; refused, "
+                "since it could run code: take a safetensors file, or have its tensors saved as "
+                "one (safetensors.torch.save_file) by someone who trusts it"
+            ) from error
+        raise CheckpointError(
+            f"{path}: expected a whole PyTorch file, found one that is damaged or cut short "
+            f"({first_line(error)}); download it again"
+        ) from error
+    if not isinstance(loaded, Mapping):
+        raise CheckpointError(f"{path}: expected named tensors, found a {type(loaded).__name__}")
+    parts = {name: loaded[name] for name in PARTS if isinstance(loaded.get(name), Mapping)} or {
+        "": loaded
+    }
+    config = config_beside(path)
+    return [
+        Weights(path=path, part=name, tensors=only_tensors(part), config=config)
+        for name, part in parts.items()
+    ]
+
+
+def only_tensors(part: Mapping[Any, Any]) -> dict[str, Tensor]:
+    """Return the entries of a state dict that are tensors, by name."""
+    return {str(key): value for key, value in part.items() if isinstance(value, Tensor)}
+
+
+def config_beside(path: Path) -> dict[str, Any] | None:
+    """Return config.json of the folder, if the file is named like a component's weights."""
+    config = path.with_name("config.json")
+    if path.name not in COMPONENT_FILES or not config.is_file():
+        return None
+    return parsed(config.read_bytes(), config)
+
+
+def parsed(text: str | bytes, path: Path) -> dict[str, Any]:
+    """Return the JSON object in `text`, which comes from `path`."""
+    try:
+        entries = json.loads(text)
+    except ValueError as error:
+        raise CheckpointError(
+            f"{path}: expected a JSON object, found {first_line(error)}"
+        ) from error
+    if not isinstance(entries, dict):
+        raise CheckpointError(f"{path}: expected a JSON object, found a {type(entries).__name__}")
+    return entries
+
+
+def sha256(path: Path) -> str:
+    """Return the file's checksum, with a progress bar if the file is large."""
+    from tqdm import tqdm
+
+    size, digest = path.stat().st_size, hashlib.sha256()
+    bar = tqdm(total=size, unit="B", unit_scale=True, desc=path.name, disable=size < BAR_FROM_BYTES)
+    with path.open("rb") as file, bar:
+        while chunk := file.read(2**20):
+            digest.update(chunk)
+            bar.update(len(chunk))
+    return digest.hexdigest()
+
+
+def first_line(error: BaseException) -> str:
+    """Return what an error says, on one line of at most 160 characters."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:160]

@@ -1,0 +1,111 @@
+"""Pictures on disk: under which names, and what their files say about how they were made.
+
+A file appears under its name only when all of it is written.
+"""
+
+import json
+import math
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+NUMBERED = re.compile(r"(\d{5,})\.png")
+OTHER_PICTURES = {".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+PUBLISHED_STEPS = 29
+
+
+def save(image: "Image", output: Path, about: dict[str, Any]) -> Path:
+    """Write `image` as PNG and return its path: `output`, or a new number in the folder `output`.
+
+    Raises:
+        OSError: if it cannot be written; nothing is left behind then.
+    """
+    from PIL.PngImagePlugin import PngInfo
+
+    path = output if names_file(output) else output / f"{next_number(output):05d}.png"
+    info = PngInfo()
+    info.add_text("parameters", parameters(about))
+    info.add_text("wuerstchen", json.dumps(about))
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as file:
+            image.save(file, format="PNG", pnginfo=info)
+        part.replace(path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def parameters(about: dict[str, Any]) -> str:
+    """Return the lines that picture viewers for prompts read."""
+    if "prompt" not in about:
+        return "\n".join(about["prompts"])
+    numbers = {
+        "Steps": about["steps"] or PUBLISHED_STEPS,
+        "CFG scale": about["guidance"],
+        "Decoder steps": about["decoder_steps"],
+        "Decoder CFG scale": about["decoder_guidance"],
+        "Seed": about["seed"],
+        "Decoder seed": about["decoder_seed"],
+        "Size": f"{about['width']}x{about['height']}",
+        "Model": about["model"],
+        "Prior": about["prior"],
+        "Decoder": about["decoder"],
+        "Version": f"wuerstchen {about['version']}",
+    }
+    line = ", ".join(f"{name}: {value}" for name, value in numbers.items() if value is not None)
+    negative = f"Negative prompt: {about['negative']}\n" if about["negative"] else ""
+    return f"{about['prompt']}\n{negative}{line}"
+
+
+def contact_sheet(images: "Sequence[Image]", batch: int) -> "Image":
+    """Return all images on one sheet: a row per prompt, or a near square if each has one image."""
+    from PIL import Image
+
+    columns = batch if batch > 1 else math.ceil(math.sqrt(len(images)))
+    width, height = images[0].size
+    sheet = Image.new("RGB", (columns * width, -(-len(images) // columns) * height), "white")
+    for i, image in enumerate(images):
+        sheet.paste(image, (i % columns * width, i // columns * height))
+    return sheet
+
+
+def names_file(output: Path) -> bool:
+    """Whether `output` is the name of one picture and not of a folder."""
+    return output.suffix.lower() == ".png" and not output.is_dir()
+
+
+def next_number(folder: Path) -> int:
+    """Return one more than the highest number of a picture in `folder`, which need not be there."""
+    names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+    numbers = [int(found[1]) for name in names if (found := NUMBERED.fullmatch(name))]
+    return max(numbers, default=-1) + 1
+
+
+def check_output(output: Path, images: int, grid: bool) -> None:
+    """Refuse an output that cannot take the pictures.
+
+    Raises:
+        ValueError: if it is no folder and no PNG name, or too many pictures go into one file.
+        OSError: if it cannot be written.
+    """
+    if output.suffix.lower() in OTHER_PICTURES and not output.is_dir():
+        raise ValueError(f"--output must be a folder or a name that ends in .png, got {output}")
+    if names_file(output) and (images > 1 or grid):
+        wanted = f"{images} images" if images > 1 else "an image and its --grid"
+        raise ValueError(f"{wanted} need a folder as --output, got the file name {output}")
+    place = (output.parent if names_file(output) else output).absolute()
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir():
+        raise NotADirectoryError(f"--output must be in a folder, but {place} is a file")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise PermissionError(f"--output {output} cannot be written: no permission for {place}")

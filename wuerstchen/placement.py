@@ -1,0 +1,183 @@
+"""Where a network runs, in which precision, and who moves it.
+
+A `Placement` is given to whoever builds a network. Three policies say where weights rest:
+
+    none   on the device, all the time: fastest
+    stage  on the CPU; the whole network is on the device while its stage runs
+    layer  on the CPU; each layer's weights are on the device while that layer runs: least memory
+
+Outputs are equal under all three. Weights that rest on the CPU are never copied back from the
+device, since running a network does not change them.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Network = TypeVar("Network", bound=nn.Module)
+Offload = Literal["none", "stage", "layer"]
+
+CPU = torch.device("cpu")
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Device, precision and offload policy of a network.
+
+    Raises:
+        ValueError: if `offload` is not one of the three policies.
+    """
+
+    device: torch.device = CPU
+    dtype: torch.dtype = torch.float32
+    offload: Offload = "none"
+
+    def __post_init__(self) -> None:
+        if self.offload not in get_args(Offload):
+            raise ValueError(f"offload must be none, stage or layer, got {self.offload!r}")
+
+    @property
+    def ops(self) -> Any:
+        """The namespace of layer classes to build a network from."""
+        return Streamed if self.offload == "layer" else nn
+
+    def settle(self, network: Network) -> Network:
+        """Return `network` in evaluation mode and this precision, where its weights rest."""
+        rest = self.device if self.offload == "none" else CPU
+        return network.to(rest, self.dtype).eval().requires_grad_(False)
+
+    @contextmanager
+    def running(self, network: nn.Module) -> Iterator[None]:
+        """Bring a settled `network` to the device for a run, and its weights off again afterwards.
+
+        With "layer" a network built from `ops` stays on the CPU; any other moves as with "stage".
+        """
+        stays = self.offload == "none" or self.device == CPU
+        if stays or (self.offload == "layer" and is_streamed(network)):
+            yield
+            return
+        rest = weights(network)
+        try:
+            for store, name, tensor in rest:
+                moved = tensor.to(self.device)
+                store[name] = (
+                    nn.Parameter(moved, False) if isinstance(tensor, nn.Parameter) else moved
+                )
+            yield
+        finally:
+            for store, name, tensor in rest:
+                store[name] = tensor
+
+
+def place(device: str = "auto", dtype: str = "auto", offload: str = "none") -> Placement:
+    """Return the placement that three words of the command line ask for.
+
+    Raises:
+        ValueError: if a word is unknown or the device is not there.
+    """
+    chosen = choose_device(device)
+    policy: Any = offload
+    return Placement(device=chosen, dtype=choose_dtype(dtype, chosen), offload=policy)
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """Return the device for "auto" (CUDA, then MPS, then CPU), "cpu", "cuda", "cuda:N" or "mps".
+
+    Raises:
+        ValueError: if the name is unknown or this machine has no such device.
+    """
+    available = available_devices()
+    if name == "auto":
+        return torch.device("cuda" if "cuda:0" in available else available[-1])
+    kind, _, number = name.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (
+        ":" in name and not (kind == "cuda" and number.isdecimal())
+    ):
+        raise ValueError(f"device must be auto, cpu, cuda, cuda:N or mps, got {name!r}")
+    if name not in available and f"{name}:0" not in available:
+        raise ValueError(f"device {name} is not there; available are {', '.join(available)}")
+    return torch.device(name)
+
+
+def available_devices() -> list[str]:
+    """Return the names of this machine's devices, the CPU first."""
+    names = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    return [*names, "mps"] if torch.backends.mps.is_available() else names
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """Return the precision for "auto" (fp32 on the CPU, else fp16), "fp32", "fp16" or "bf16".
+
+    Raises:
+        ValueError: if the name is unknown.
+    """
+    if name == "auto":
+        return torch.float32 if device.type == "cpu" else torch.float16
+    if name not in DTYPES:
+        raise ValueError(f"dtype must be auto, fp32, fp16 or bf16, got {name!r}")
+    return DTYPES[name]
+
+
+def is_streamed(network: nn.Module) -> bool:
+    """Whether `network` is built from layers that fetch their own weights."""
+    layers = (Streamed.Linear, Streamed.Conv2d, Streamed.ConvTranspose2d, Streamed.Embedding)
+    return any(isinstance(module, layers) for module in network.modules())
+
+
+def weights(network: nn.Module) -> list[tuple[dict[str, Any], str, Tensor]]:
+    """Return every parameter and buffer of `network` with its module's store and its name there."""
+    stores = [
+        store for module in network.modules() for store in (module._parameters, module._buffers)
+    ]
+    return [(store, name, t) for store in stores for name, t in store.items() if t is not None]
+
+
+class Streamed:
+    """Layers whose weights rest on the CPU and take the input's device and dtype in a call."""
+
+    class Linear(nn.Linear):
+        """A linear layer that fetches its weights."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.linear(x, *fetched(self, x))
+
+    class Conv2d(nn.Conv2d):
+        """A convolution that fetches its weights."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            weight, bias = fetched(self, x)
+            y: Tensor = self._conv_forward(x, weight, bias)
+            return y
+
+    class ConvTranspose2d(nn.ConvTranspose2d):
+        """A transposed convolution that fetches its weights; without `output_size`."""
+
+        def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+            sides: Any = (
+                self.stride,
+                self.padding,
+                self.output_padding,
+                self.groups,
+                self.dilation,
+            )
+            weight, bias = fetched(self, x)
+            y: Tensor = F.conv_transpose2d(x, weight, bias, *sides)
+            return y
+
+    class Embedding(nn.Embedding):
+        """A table that goes to the device of the numbers looked up in it."""
+
+        def forward(self, numbers: Tensor) -> Tensor:
+            return F.embedding(numbers, self.weight.to(numbers.device))
+
+
+def fetched(layer: Any, like: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return weight and bias of `layer` at the device and in the dtype of `like`."""
+    bias = layer.bias
+    return layer.weight.to(like), None if bias is None else bias.to(like)

@@ -1,0 +1,113 @@
+"""Diffusion on tensors and numbers: the cosine schedule, times, guidance, noise and the DDPM step.
+
+No network is known here: a sampler takes a callable that predicts noise. All arithmetic is float32.
+Source: Nichol and Dhariwal 2021 (equation 17, cosine schedule), Ho et al. 2020 (equations 6 and 7),
+Würstchen's `DDPMWuerstchenScheduler`.
+
+t is a time in [0, 1] with 1 = noise; ᾱ (alpha) is the share of the signal's variance at a time.
+"""
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+Denoiser = Callable[[Tensor, Tensor], Tensor]
+
+S = 0.008
+ALPHA_MIN, ALPHA_MAX = 1e-4, 0.9999
+
+
+def signal_share(t: Tensor) -> Tensor:
+    """Return ᾱ in [1e-4, 0.9999] for times `t` in [0, 1], float32, same shape."""
+    s = torch.tensor(S)
+    start = torch.cos(s / (1 + s) * math.pi * 0.5) ** 2
+    alpha = torch.cos((t.float() + s) / (1 + s) * math.pi * 0.5) ** 2 / start
+    return alpha.clamp(ALPHA_MIN, ALPHA_MAX)
+
+
+def published_times() -> Tensor:
+    """Return the 30 times of Stage C's published 29-step list: 20 down to 2/3, then 10 down to 0."""
+    slow, fast = torch.linspace(1, 2 / 3, 20), torch.linspace(2 / 3, 0, 11)
+    return torch.cat([slow, fast[1:]])
+
+
+def uniform_times(steps: int) -> Tensor:
+    """Return `steps` + 1 times evenly spaced from 1 to 0.
+
+    Raises:
+        ValueError: if `steps` is below 1.
+    """
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+    return torch.linspace(1, 0, steps + 1)
+
+
+def add_noise(x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    """Return `x` (N, ...) mixed with `noise` of the same shape at times `t` (N,)."""
+    alpha = signal_share(t).to(x.device).view(-1, *[1] * (x.ndim - 1))
+    return alpha.sqrt() * x + (1 - alpha).sqrt() * noise
+
+
+def guided(denoise: Denoiser, guidance: float) -> Denoiser:
+    """Return a denoiser for N latents from one for 2 N: conditional rows first, then unconditional.
+
+    Classifier-free guidance (Ho and Salimans 2022, equation 6) with scale `guidance`, 1 = none.
+    """
+
+    def denoise_guided(x: Tensor, t: Tensor) -> Tensor:
+        wanted, unwanted = denoise(torch.cat([x, x]), torch.cat([t, t])).chunk(2)
+        return torch.lerp(unwanted, wanted, guidance)
+
+    return denoise_guided
+
+
+def generators(seeds: Sequence[int]) -> list[torch.Generator]:
+    """Return one CPU generator per seed: pictures then do not depend on device, dtype or batch."""
+    return [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+
+
+def draw_noise(
+    rows: Sequence[torch.Generator], shape: Sequence[int], device: torch.device
+) -> Tensor:
+    """Return standard normal noise (N, *shape), float32; row i is drawn on the CPU from generator i."""
+    drawn = [torch.randn(tuple(shape), generator=generator) for generator in rows]
+    return torch.stack(drawn).to(device)
+
+
+def ddpm(
+    denoise: Denoiser, x: Tensor, times: Tensor, rows: Sequence[torch.Generator]
+) -> Iterator[Tensor]:
+    """Yield the latent after each step of ancestral sampling (Ho et al. 2020, algorithm 2).
+
+    Noise is drawn in every step, the last included, where it is not used: so whoever goes on with
+    the same generators finds them in the reference's state.
+
+    Args:
+        denoise: noise in a latent (N, ...) at times (N,).
+        x: latent at `times[0]`, (N, ...), float32; noise if that time is 1.
+        times: falling times in [0, 1], at least two.
+        rows: N generators on the CPU.
+    """
+    for t, t_next in pairwise(times):
+        noise = denoise(x, t.repeat(x.shape[0]).to(x.device))
+        x = ddpm_step(x, noise, t, t_next, draw_noise(rows, x.shape[1:], x.device))
+        yield x
+
+
+def last(states: Iterable[Tensor]) -> Tensor:
+    """Return the last of a sampler's latents."""
+    return deque(states, maxlen=1)[0]
+
+
+def ddpm_step(x: Tensor, noise: Tensor, t: Tensor, t_next: Tensor, fresh: Tensor) -> Tensor:
+    """Return the latent at `t_next` from the latent at `t`, its predicted noise and fresh noise."""
+    now, later = signal_share(t), signal_share(t_next)
+    alpha = now / later
+    mean = (x - float((1 - alpha) / (1 - now).sqrt()) * noise) * float((1 / alpha).sqrt())
+    if float(t_next) == 0:
+        return mean
+    return mean + float(((1 - alpha) * (1 - later) / (1 - now)).sqrt()) * fresh

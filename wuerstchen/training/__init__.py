@@ -1,0 +1,1 @@
+"""How each stage is trained, and the drawn pictures that the bundled small model learnt from."""

@@ -1,0 +1,139 @@
+"""Re-create the bundled model, or measure how well a model obeys.
+
+`python -m wuerstchen.training mini` trains Stage A and the text towers, then the compressor with
+Stage B, then Stage C, and writes a model folder. It can be stopped at any time and goes on where it
+was; logs and pictures lie in the work folder.
+
+`python -m wuerstchen.training measure` paints held-out prompts and lets the judge read the pictures.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from ..pipeline import MINI, Wuerstchen
+from ..placement import choose_device
+from .decoder import DecoderTask
+from .export import export
+from .judge import Score
+from .loop import Plan, Task, finished, train
+from .measure import measure
+from .prior import PriorTask, make_stock
+from .text import TextTask, Tower
+from .vqgan import StageATask
+
+PLANS = {
+    "stage_a": Plan(steps=3000, lr=2e-3),
+    "text": Plan(steps=1000, lr=1e-3),
+    "decoder": Plan(steps=7000, lr=1.5e-3, decay=0.999, look_every=1500),
+    "prior": Plan(steps=6000, lr=1.5e-3, decay=0.999, look_every=1500),
+}
+
+
+def main() -> int:
+    """Run a job and return its exit status, 130 after an interrupt."""
+    args = parser().parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    try:
+        train_mini(args) if args.job == "mini" else print_measure(args)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of both jobs."""
+    root = argparse.ArgumentParser(
+        prog="python -m wuerstchen.training",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    jobs = root.add_subparsers(dest="job", required=True)
+    mini = jobs.add_parser("mini", help="train the bundled model")
+    mini.add_argument(
+        "--work", type=Path, default=Path("mini-training"), help="states, logs, pictures"
+    )
+    mini.add_argument(
+        "--out", type=Path, default=MINI, help="model folder to write (the package's own)"
+    )
+    mini.add_argument(
+        "--only", nargs="+", choices=PLANS, help="train these parts and write no model"
+    )
+    measured = jobs.add_parser("measure", help="paint held-out prompts and count what is right")
+    measured.add_argument("--model", default="mini")
+    measured.add_argument("--prompts", type=int, default=200)
+    measured.add_argument("--width", type=int, default=256)
+    measured.add_argument("--height", type=int, default=256)
+    measured.add_argument("--seed", type=int, default=0)
+    measured.add_argument("--sheet", type=Path, help="PNG of the first 50 pictures")
+    for job in (mini, measured):
+        job.add_argument(
+            "--device", type=choose_device, default="auto", help="auto, cpu, cuda, mps"
+        )
+        job.add_argument("--threads", type=int, help="CPU threads (all)")
+    return root
+
+
+def train_mini(args: argparse.Namespace) -> None:
+    """Train the parts in order; with all of them, write the model."""
+    for name in args.only or PLANS:
+        train(task(name, args.work, args.device), PLANS[name], args.work)
+    if not args.only:
+        export(
+            finished(PriorTask(*parts_below_prior(args.work, args.device), stock=[]), args.work),
+            args.out,
+        )
+
+
+def task(name: str, work: Path, device: torch.device) -> Task:
+    """Return the task of a part, standing on the finished parts before it."""
+    if name == "stage_a":
+        return StageATask(device)
+    if name == "text":
+        return TextTask(device)
+    if name == "decoder":
+        return decoder_task(work, device)
+    decoder, tower = parts_below_prior(work, device)
+    return PriorTask(decoder, tower, make_stock(decoder))
+
+
+def decoder_task(work: Path, device: torch.device) -> DecoderTask:
+    """Return the decoder's task on the finished Stage A and text tower."""
+    stage_a = finished(StageATask(device), work).stage_a
+    return DecoderTask(stage_a, finished(TextTask(device), work).towers["decoder"], device)
+
+
+def parts_below_prior(work: Path, device: torch.device) -> tuple[DecoderTask, Tower]:
+    """Return the finished decoder, and the text tower that the prior starts from."""
+    return finished(decoder_task(work, device), work), finished(TextTask(device), work).towers[
+        "prior"
+    ]
+
+
+def print_measure(args: argparse.Namespace) -> None:
+    """Print each trait's share of right pictures."""
+    model = Wuerstchen.load(args.model, device=str(args.device), progress=False)
+    readings = measure(model, prompts=args.prompts, size=(args.width, args.height), seed=args.seed)
+    score, shown = Score(), []
+    for reading in tqdm(readings, total=args.prompts, unit="picture"):
+        score = reading.score
+        shown.append(reading.pixels)
+    for trait, rate in score.rates().items():
+        print(f"{trait:<12}{rate:6.1%}")
+    if args.sheet:
+        rows = [
+            np.concatenate(shown[i : i + 10], axis=1)
+            for i in range(0, min(len(shown), 50) // 10 * 10, 10)
+        ]
+        Image.fromarray(np.concatenate(rows)).save(args.sheet)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

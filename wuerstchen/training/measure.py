@@ -1,0 +1,46 @@
+"""How well a model obeys: held-out captions painted with default settings and read by the judge."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from ..pipeline import Wuerstchen
+from .judge import Score, agree, judge
+from .shapes import Scene, caption, random_scene
+
+
+class Reading(NamedTuple):
+    """One picture, what it should show, and the score of all pictures so far."""
+
+    prompt: str
+    scene: Scene
+    pixels: np.ndarray
+    agreement: dict[str, bool]
+    score: Score
+
+
+def measure(
+    model: Wuerstchen, *, prompts: int = 200, size: tuple[int, int] = (256, 256), seed: int = 0
+) -> Iterator[Reading]:
+    """Yield a reading per prompt; the last one has the final score.
+
+    Every prompt shows a (colour, shape, background) combination that training never did, in one of
+    the many wordings of `shapes.caption`; picture i has seed `seed` + i.
+
+    Args:
+        model: the model to measure.
+        prompts: how many.
+        size: width and height in pixels.
+        seed: of the captions, and of the first picture.
+    """
+    rng = np.random.default_rng(seed)
+    score = Score()
+    for i in range(prompts):
+        scene = random_scene(rng, held_out=True)
+        prompt = caption(scene, rng)
+        (image,) = model.paint(prompt, width=size[0], height=size[1], seed=seed + i)
+        pixels = np.asarray(image)
+        agreement = agree(scene, judge(pixels))
+        score = score.plus(agreement)
+        yield Reading(prompt, scene, pixels, agreement, score)

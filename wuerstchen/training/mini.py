@@ -1,0 +1,115 @@
+"""The sizes of the bundled model: the published networks in small, below 8 million numbers in all."""
+
+from typing import Any, TypeVar
+
+import torch
+from tokenizers.pre_tokenizers import ByteLevel
+from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from ..compressor import CompressorConfig, Stage
+from ..layers import AttnBlock, ResBlock, TimestepBlock
+from ..stage_a import StageAConfig
+from ..stage_b import StageB, StageBConfig
+from ..stage_c import StageC, StageCConfig
+from .shapes import VOCABULARY
+
+NATIVE_SIZE = 256
+
+Network = TypeVar("Network", StageB, StageC)
+
+STAGE_A = StageAConfig(embed_dim=48, bottleneck_blocks=3, num_vq_embeddings=512)
+
+STAGE_B = StageBConfig(
+    c_r=32,
+    patch_size=4,
+    c_cond=64,
+    c_hidden=(128, 192),
+    nhead=(-1, 6),
+    blocks=(3, 3),
+    level_config=("CT", "CTA"),
+    inject_effnet=(True, True),
+    clip_embd=64,
+    dropout=0.0,
+)
+
+STAGE_C = StageCConfig(c=160, c_cond=128, c_r=32, depth=6, nhead=5, dropout=0.0)
+
+COMPRESSOR = CompressorConfig(
+    c_stem=16,
+    stages=(
+        Stage(fused=True, expand=1, stride=1, c=16, layers=1),
+        Stage(fused=True, expand=4, stride=2, c=24, layers=1),
+        Stage(fused=True, expand=4, stride=2, c=40, layers=2),
+        Stage(fused=False, expand=4, stride=2, c=64, layers=2),
+        Stage(fused=False, expand=4, stride=1, c=64, layers=1),
+        Stage(fused=False, expand=4, stride=2, c=96, layers=2),
+    ),
+    c_head=128,
+)
+
+
+def tokenizer() -> CLIPTokenizer:
+    """Return a CLIP tokenizer that knows the captions' words whole and spells all others in bytes."""
+    letters = bytes_as_letters()
+    vocabulary = [*letters, *(letter + "</w>" for letter in letters)]
+    merges: list[Any] = []
+    for word in VOCABULARY:
+        pieces = [*word[:-1], word[-1] + "</w>"]
+        while len(pieces) > 1:
+            pair = (pieces[0], pieces[1])
+            if pair not in merges:
+                merges.append(pair)
+                vocabulary.append("".join(pair))
+            pieces[:2] = ["".join(pair)]
+    numbers = {piece: i for i, piece in enumerate(dict.fromkeys(vocabulary))}
+    for special in ("<|startoftext|>", "<|endoftext|>"):
+        numbers[special] = len(numbers)
+    return CLIPTokenizer(vocab=numbers, merges=merges, model_max_length=77)
+
+
+def bytes_as_letters() -> list[str]:
+    """Return the 256 printable letters that stand for bytes in byte-level BPE."""
+    return sorted(ByteLevel.alphabet())
+
+
+def text_tower(width: int, layers: int, words: CLIPTokenizer) -> CLIPTextModel:
+    """Return an untrained CLIP text tower."""
+    config = CLIPTextConfig(
+        vocab_size=len(words),
+        hidden_size=width,
+        intermediate_size=width * 4,
+        projection_dim=width,
+        num_hidden_layers=layers,
+        num_attention_heads=width // 32,
+        max_position_embeddings=words.model_max_length,
+        hidden_act="gelu",
+        bos_token_id=words.bos_token_id,
+        eos_token_id=words.eos_token_id,
+        pad_token_id=words.pad_token_id,
+    )
+    return CLIPTextModel(config)
+
+
+def initialise(network: Network) -> Network:
+    """Return `network` ready for training: Xavier, quiet branches, silent time blocks and head."""
+    for module in network.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    blocks = [m for m in network.modules() if isinstance(m, ResBlock | AttnBlock)]
+    with torch.no_grad():
+        for block in blocks:
+            last_layer(block).weight.mul_(len(blocks) ** -0.5)
+        for module in network.modules():
+            if isinstance(module, TimestepBlock):
+                module.mapper.weight.zero_()
+        head: Any = network.clf if isinstance(network, StageB) else network.out
+        head[1].weight.zero_()
+    return network
+
+
+def last_layer(block: ResBlock | AttnBlock) -> Any:
+    """Return the layer that a block's residual branch ends with."""
+    return block.channelwise[-1] if isinstance(block, ResBlock) else block.attention.to_out[0]

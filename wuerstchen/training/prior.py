@@ -1,0 +1,135 @@
+"""Training Stage C: caption -> semantic latent.
+
+The compressor is given, so the latents of a stock of pictures are made once; captions are worded
+afresh each time. The text tower goes on learning with Stage C, and keeps being asked for the scene.
+"""
+
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ..compressor import prepare_pixels
+from ..sampling import (
+    add_noise,
+    ddpm,
+    draw_noise,
+    generators,
+    guided,
+    last,
+    published_times,
+    signal_share,
+)
+from ..stage_c import StageC
+from .data import SIZE_SHARES, SIZES, batch_of, captions
+from .decoder import DecoderTask
+from .judge import Score, agree, judge
+from .look import save_rows, to_bytes
+from .loop import half_precision
+from .mini import STAGE_C, initialise
+from .shapes import Scene, random_scene
+from .text import Tower
+
+BATCH, STOCK = 64, 24_000
+NOISE_FLOOR = 0.005
+DROPPED, GUIDANCE = 0.1, 4.0
+
+
+# Latents (n, 16, h, w) and what they show, for each picture size.
+Stock = list[tuple[Tensor, list[Scene]]]
+
+
+class Foreseen(NamedTuple):
+    """Semantic latents, what they show, and a caption for each."""
+
+    latents: Tensor
+    scenes: list[Scene]
+    prompts: list[str]
+
+
+class PriorTask:
+    """Stage C and its text tower."""
+
+    name = "prior"
+
+    def __init__(self, decoder: DecoderTask, tower: Tower, stock: Stock) -> None:
+        self.decoder, self.tower, self.stock = decoder, tower, stock
+        self.stage_c = initialise(StageC(STAGE_C))
+        self.device = decoder.device
+        self.networks = nn.ModuleDict({"stage_c": self.stage_c, "tower": tower}).to(self.device)
+        decoder.networks.eval()
+
+    def draw(self, rng: np.random.Generator, progress: float) -> Foreseen:
+        latents, known = self.stock[rng.choice(len(SIZES), p=SIZE_SHARES)]
+        chosen = rng.integers(len(latents), size=BATCH)
+        scenes = [known[i] for i in chosen]
+        return Foreseen(
+            latents[torch.from_numpy(chosen)], scenes, captions(scenes, rng, dropped=DROPPED)
+        )
+
+    def losses(self, drawn: Foreseen, progress: float) -> dict[str, Tensor]:
+        z, scenes, prompts = drawn
+        z, t = z.to(self.device), random_times(BATCH).to(self.device)
+        fresh = torch.randn_like(z)
+        with half_precision(self.device):
+            features, lengths = self.tower.read(prompts)
+            predicted = self.stage_c(add_noise(z, fresh, t), t, features)
+        alpha = signal_share(t).view(-1, 1, 1, 1)
+        weights = (1 - alpha) / (alpha + NOISE_FLOOR)
+        told = [i for i, text in enumerate(prompts) if text]
+        asked = self.tower.question_loss(
+            features.float()[told], lengths[told], [scenes[i] for i in told]
+        )
+        return {"latent": (weights * (predicted - fresh).square()).mean(), "text": 0.05 * asked}
+
+    @torch.no_grad()
+    def look(self, folder: Path, step: int) -> dict[str, float]:
+        """Paint held-out captions through all stages and let the judge read the pictures."""
+        rng = np.random.default_rng(1)
+        score = Score()
+        for i in range(2):
+            scenes = [random_scene(rng, held_out=True) for _ in range(30)]
+            painted = self.paint(captions(scenes, rng))
+            if i == 0:
+                save_rows(torch.split(painted, 10), folder / f"prior-{step:06d}.png")
+            for scene, picture in zip(scenes, to_bytes(painted).numpy(), strict=True):
+                score = score.plus(agree(scene, judge(picture)))
+        return score.rates()
+
+    def paint(self, prompts: list[str]) -> Tensor:
+        """Return 256×256 pixels in [0, 1] painted from `prompts` with the default settings."""
+        rows = generators(range(len(prompts)))
+        constants = self.stage_c.prepare(self.tower.read([*prompts, *[""] * len(prompts)])[0])
+        step = guided(partial(self.stage_c.step, constants=constants), GUIDANCE)
+        noise = draw_noise(rows, (16, 6, 6), self.device)
+        z = last(ddpm(step, noise, published_times(), rows))
+        return self.decoder.paint(z, prompts)
+
+
+@torch.no_grad()
+def make_stock(decoder: DecoderTask, seed: int = 7) -> Stock:
+    """Return latents (n, 16, h, w) and scenes for each picture size, STOCK of them in all."""
+    rng = np.random.default_rng(seed)
+    stock: Stock = []
+    for size, share in zip(SIZES, SIZE_SHARES, strict=True):
+        latents, scenes = [], []
+        for _ in tqdm(
+            range(int(STOCK * share) // 40), desc=f"latents of {size[0]}×{size[1]}", unit="batch"
+        ):
+            shown = batch_of(rng, [random_scene(rng) for _ in range(40)], size)
+            latents.append(
+                decoder.compressor(prepare_pixels(shown.pixels.to(decoder.device))).cpu()
+            )
+            scenes += shown.scenes
+        stock.append((torch.cat(latents), scenes))
+    return stock
+
+
+def random_times(n: int) -> Tensor:
+    """Return times (n,): half of them above 0.8, where the scene is decided."""
+    late = 0.8 + 0.2 * torch.rand(n)
+    return torch.where(torch.rand(n) < 0.5, late, torch.rand(n))
