@@ -18,7 +18,11 @@ GOLDEN = Path(__file__).parent / "golden"
 def sine(shape: Sequence[int], phase: float) -> Tensor:
     """Return numbers in [-1, 1] without a pattern, the same on every machine and in every torch."""
     numbers = torch.arange(math.prod(shape), dtype=torch.float64)
-    return torch.sin(numbers * 12.9898 + numbers.square() * 0.0078233 + phase).float().reshape(tuple(shape))
+    return (
+        torch.sin(numbers * 12.9898 + numbers.square() * 0.0078233 + phase)
+        .float()
+        .reshape(tuple(shape))
+    )
 
 
 def sine_weights(shapes: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -27,7 +31,7 @@ def sine_weights(shapes: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for i, (key, like) in enumerate(shapes.items()):
         numbers = sine(like.shape, i)
         if like.ndim == 4:
-            weights[key] = numbers * (3 / like[0].numel()) ** 0.5
+            weights[key] = numbers * (2 / like[0].numel()) ** 0.5
         elif key.endswith("running_var"):
             weights[key] = 1 + numbers / 2
         elif key.endswith("weight"):

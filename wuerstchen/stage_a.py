@@ -93,8 +93,9 @@ class StageA(nn.Module):
         """
         multiple = self.config.downscale
         if pixels.shape[2] % multiple or pixels.shape[3] % multiple:
+            sides = tuple(pixels.shape[2:])
             raise ValueError(
-                f"rows and columns of the picture must be multiples of {multiple}, got {tuple(pixels.shape[2:])}"
+                f"rows and columns of the picture must be multiples of {multiple}, got {sides}"
             )
         x = self.in_block(pixels.contiguous(memory_format=torch.channels_last))
         latent: Tensor = self.down_blocks(x) / self.config.scale_factor
@@ -130,9 +131,10 @@ class MixBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the block's output, shape of `x` (N, C, H, W)."""
         g = self.gammas.to(x)
-        x = x + self.depthwise(layer_norm_2d(x) * (1 + g[0]) + g[1]) * g[2]
-        y = to_rows(layer_norm_2d(x) * (1 + g[3]) + g[4])
-        return x + to_map(self.channelwise(y)) * g[5]
+        y = torch.addcmul(g[1], layer_norm_2d(x), 1 + g[0])
+        x = torch.addcmul(x, self.depthwise(y), g[2])
+        y = torch.addcmul(g[4], to_rows(layer_norm_2d(x)), 1 + g[3])
+        return torch.addcmul(x, to_map(self.channelwise(y)), g[5])
 
 
 class Codebook(nn.Module):

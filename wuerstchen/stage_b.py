@@ -205,16 +205,20 @@ class StageB(nn.Module):
 def run_level(
     level: nn.Module, given: LevelConstants, x: Tensor, t: Tensor, skip: Tensor | None = None
 ) -> Tensor:
-    """Return `x` (N, C, H, W) after all blocks of one level; `skip` joins the first of them."""
+    """Return `x` (N, C, H, W) after all blocks of one level.
+
+    `skip` joins the first of them, if that is a convolution block; else it is dropped.
+    """
     for block, constant in zip(level.children(), given, strict=True):
         if isinstance(block, ResBlock):
-            x, skip = block(x, skip=skip, share=constant), None
+            x = block(x, skip=skip, share=constant)
         elif isinstance(block, TimestepBlock):
             x = block(x, t)
         elif isinstance(block, AttnBlock):
             x = block(x, constant)
         else:
             x = block(x)
+        skip = None
     return x
 
 

@@ -79,7 +79,8 @@ def test_a_sixth_is_held_out_evenly():
     assert len(HELD_OUT) == 56
     for position, names, low, high in ((0, COLOURS, 7, 7), (1, SHAPES, 8, 12), (2, COLOURS, 7, 7)):
         counts = [sum(combination[position] == name for combination in HELD_OUT) for name in names]
-        assert low <= min(counts) and max(counts) <= high
+        assert low <= min(counts)
+        assert max(counts) <= high
 
 
 @pytest.mark.parametrize(
@@ -178,7 +179,8 @@ def test_drawings_have_the_exact_size_and_a_free_edge(width, height):
         for size in SIZES:
             for place in PLACES:
                 picture = draw(scene(thing("red", shape, size, place)), width, height, rng)
-                assert picture.shape == (height, width, 3) and picture.dtype == np.uint8
+                assert picture.shape == (height, width, 3)
+                assert picture.dtype == np.uint8
                 changed = (picture != np.array(COLOURS["blue"])).any(axis=2)
                 assert changed.any()
                 free = int(0.02 * min(width, height))

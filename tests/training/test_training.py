@@ -24,7 +24,7 @@ QUIET = Plan(steps=4, lr=1e-3, look_every=100, save_every=100, warm_up=1)
 def one_start() -> Iterator[None]:
     """Every test starts from the same untrained weights."""
     torch.manual_seed(0)
-    yield
+    return
 
 
 @pytest.fixture

@@ -1,8 +1,8 @@
 """Re-create the bundled model, or measure how well a model obeys.
 
 `python -m wuerstchen.training mini` trains Stage A and the text towers, then the compressor with
-Stage B, then Stage C, and writes a model folder. It can be stopped at any time and goes on where it
-was; logs and pictures lie in the work folder.
+Stage B, Stage B alone, and Stage C, and writes a model folder. It can be stopped at any time and
+goes on where it was; logs and pictures lie in the work folder.
 
 `python -m wuerstchen.training measure` paints held-out prompts and lets the judge read the pictures.
 """
@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from ..pipeline import MINI, Wuerstchen
 from ..placement import choose_device
-from .decoder import DecoderTask
+from .decoder import DecoderTask, StageBTask
 from .export import export
 from .judge import Score
 from .loop import Plan, Task, finished, train
@@ -30,7 +30,8 @@ from .vqgan import StageATask
 PLANS = {
     "stage_a": Plan(steps=3000, lr=2e-3),
     "text": Plan(steps=1000, lr=1e-3),
-    "decoder": Plan(steps=7000, lr=1.5e-3, decay=0.999, look_every=1500),
+    "decoder": Plan(steps=5500, lr=1.5e-3, decay=0.999, look_every=1500),
+    "stage_b": Plan(steps=6000, lr=8e-4, decay=0.999, look_every=1500),
     "prior": Plan(steps=6000, lr=1.5e-3, decay=0.999, look_every=1500),
 }
 
@@ -86,10 +87,7 @@ def train_mini(args: argparse.Namespace) -> None:
     for name in args.only or PLANS:
         train(task(name, args.work, args.device), PLANS[name], args.work)
     if not args.only:
-        export(
-            finished(PriorTask(*parts_below_prior(args.work, args.device), stock=[]), args.work),
-            args.out,
-        )
+        write_model(args.work, args.out, args.device)
 
 
 def task(name: str, work: Path, device: torch.device) -> Task:
@@ -98,23 +96,28 @@ def task(name: str, work: Path, device: torch.device) -> Task:
         return StageATask(device)
     if name == "text":
         return TextTask(device)
+    decoder, tower = decoder_and_prior_tower(work, device)
     if name == "decoder":
-        return decoder_task(work, device)
-    decoder, tower = parts_below_prior(work, device)
+        return decoder
+    alone = StageBTask(finished(decoder, work))
+    if name == "stage_b":
+        return alone
+    finished(alone, work)
     return PriorTask(decoder, tower, make_stock(decoder))
 
 
-def decoder_task(work: Path, device: torch.device) -> DecoderTask:
-    """Return the decoder's task on the finished Stage A and text tower."""
+def decoder_and_prior_tower(work: Path, device: torch.device) -> tuple[DecoderTask, Tower]:
+    """Return the decoder's task and the tower for Stage C, on the finished Stage A and towers."""
+    towers = finished(TextTask(device), work).towers
     stage_a = finished(StageATask(device), work).stage_a
-    return DecoderTask(stage_a, finished(TextTask(device), work).towers["decoder"], device)
+    return DecoderTask(stage_a, towers["decoder"], device), towers["prior"]
 
 
-def parts_below_prior(work: Path, device: torch.device) -> tuple[DecoderTask, Tower]:
-    """Return the finished decoder, and the text tower that the prior starts from."""
-    return finished(decoder_task(work, device), work), finished(TextTask(device), work).towers[
-        "prior"
-    ]
+def write_model(work: Path, out: Path, device: torch.device) -> None:
+    """Write the model of the finished parts."""
+    decoder, tower = decoder_and_prior_tower(work, device)
+    finished(StageBTask(finished(decoder, work)), work)
+    export(finished(PriorTask(decoder, tower, stock=[]), work), out)
 
 
 def print_measure(args: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""Training the semantic compressor and Stage B together.
+"""Training the semantic compressor and Stage B, together and then Stage B alone.
 
 Stage B learns to paint a picture's VQ latent from the compressor's latent and the caption, so the
 compressor learns to keep what Stage B needs. First on windows around things, which is where all
@@ -25,15 +25,15 @@ from ..stage_b import StageB
 from .data import Batch, batch, captions, edge_weights
 from .judge import Score, agree, judge
 from .look import save_rows, to_bytes
-from .loop import half_precision
+from .loop import early_times, half_precision
 from .mini import COMPRESSOR, STAGE_B, initialise
 from .shapes import COLOURS, SHAPES
 from .text import Tower
 
 WINDOW, WINDOWS, WHOLES = 128, 32, 12
 WHOLE_FROM, FROZEN_FROM = 0.2, 0.85  # shares of the run: whole pictures, then fixed batch norms
-NOISE_FLOOR = 0.03  # of the loss weight: errors in the picture count, but less in near-pure noise
-LATENT_NOISE, DROPPED = 0.3, 0.15
+NOISE_FLOOR = 0.003  # of the loss weight: errors in the picture count, but less in near-pure noise
+LATENT_NOISE, DROPPED = 0.2, 0.15
 
 
 class Shown(NamedTuple):
@@ -80,13 +80,13 @@ class DecoderTask:
         self.compressor.train(progress < FROZEN_FROM)
         z = self.compressor(prepare_pixels(shown.pixels))
         reading = self.reading_loss(z, shown)
-        z = z + LATENT_NOISE * torch.rand(len(z), 1, 1, 1, device=z.device) * torch.randn_like(z)
         return {"paint": self.paint_loss(z, shown, prompts), "reading": 0.05 * reading}
 
     def paint_loss(self, z: Tensor, shown: Batch, prompts: list[str]) -> Tensor:
         """Return the weighted squared error of the picture's VQ latent at random times."""
+        z = z + LATENT_NOISE * torch.rand(len(z), 1, 1, 1, device=z.device) * torch.randn_like(z)
         clean = self.stage_a.encode(shown.pixels)
-        t = random_times(len(z)).to(self.device)
+        t = early_times(len(z)).to(self.device)
         fresh = torch.randn_like(clean)
         noisy = add_noise(clean, fresh, t)
         with half_precision(self.device):
@@ -153,15 +153,32 @@ class DecoderTask:
         return self.stage_a.decode(last(ddpm(step, noise, uniform_times(12), rows))).clamp(0, 1)
 
 
+class StageBTask:
+    """Stage B and its text tower go on learning; the compressor is finished, as Stage C needs it."""
+
+    name = "stage_b"
+
+    def __init__(self, decoder: DecoderTask) -> None:
+        self.decoder = decoder
+        self.networks = nn.ModuleDict({"stage_b": decoder.stage_b, "tower": decoder.tower})
+        decoder.compressor.eval().requires_grad_(False)
+
+    def draw(self, rng: np.random.Generator, progress: float) -> Shown:
+        return self.decoder.draw(rng, progress=1.0)
+
+    def losses(self, drawn: Shown, progress: float) -> dict[str, Tensor]:
+        shown = drawn.pictures.to(self.decoder.device)
+        with torch.no_grad():
+            z = self.decoder.compressor(prepare_pixels(shown.pixels))
+        return {"paint": self.decoder.paint_loss(z, shown, drawn.prompts)}
+
+    def look(self, folder: Path, step: int) -> dict[str, float]:
+        return self.decoder.look(folder, step)
+
+
 def compressor() -> Compressor:
     """Return an untrained compressor whose latent has unit variance."""
     network = Compressor(COMPRESSOR)
     network.mapper[1].weight.requires_grad_(False)
     network.mapper[1].bias.requires_grad_(False)
     return network
-
-
-def random_times(n: int) -> Tensor:
-    """Return times (n,): four fifths of them from 0.5 to 1, where the picture is decided."""
-    late = 0.5 + 0.5 * torch.rand(n)
-    return torch.where(torch.rand(n) < 0.8, late, 0.5 * torch.rand(n))

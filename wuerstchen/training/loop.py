@@ -201,6 +201,14 @@ class Run:
             log.write(json.dumps(line) + "\n")
 
 
+def early_times(n: int) -> Tensor:
+    """Return random times (n,) in [0, 1], dense towards 1: what a picture shows is decided early.
+
+    In near-pure noise only the condition tells the network anything; later the noisy input does.
+    """
+    return 1 - torch.rand(n).square()
+
+
 @contextmanager
 def half_precision(device: torch.device) -> Iterator[None]:
     """Run networks in bfloat16 where that is faster and as good."""

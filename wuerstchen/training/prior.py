@@ -29,7 +29,7 @@ from .data import SIZE_SHARES, SIZES, batch_of, captions
 from .decoder import DecoderTask
 from .judge import Score, agree, judge
 from .look import save_rows, to_bytes
-from .loop import half_precision
+from .loop import early_times, half_precision
 from .mini import STAGE_C, initialise
 from .shapes import Scene, random_scene
 from .text import Tower
@@ -73,7 +73,7 @@ class PriorTask:
 
     def losses(self, drawn: Foreseen, progress: float) -> dict[str, Tensor]:
         z, scenes, prompts = drawn
-        z, t = z.to(self.device), random_times(BATCH).to(self.device)
+        z, t = z.to(self.device), early_times(BATCH).to(self.device)
         fresh = torch.randn_like(z)
         with half_precision(self.device):
             features, lengths = self.tower.read(prompts)
@@ -127,9 +127,3 @@ def make_stock(decoder: DecoderTask, seed: int = 7) -> Stock:
             scenes += shown.scenes
         stock.append((torch.cat(latents), scenes))
     return stock
-
-
-def random_times(n: int) -> Tensor:
-    """Return times (n,): half of them above 0.8, where the scene is decided."""
-    late = 0.8 + 0.2 * torch.rand(n)
-    return torch.where(torch.rand(n) < 0.5, late, torch.rand(n))

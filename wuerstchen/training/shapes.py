@@ -32,7 +32,7 @@ SIZES = ("small", "large")
 PLACES = ("left", "right", "top", "bottom", "centre")
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "top": (0, -1), "bottom": (0, 1), "centre": (0, 0)}
 
-RADIUS = {"small": 0.17, "large": 0.30}  # as a share of the picture's shorter side
+RADIUS = {"small": 0.19, "large": 0.31}  # as a share of the picture's shorter side
 SHIFT = {"small": 0.24, "large": 0.15}  # from the middle, as a share of the side it runs along
 MARGIN = 0.02  # kept free at each edge, as a share of the shorter side
 HOLE = 0.5  # of a ring, as a share of the radius

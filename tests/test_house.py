@@ -1,0 +1,197 @@
+"""The rules of the house, read from the source: floors, imports, prints, docstrings."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import wuerstchen
+
+HOUSE = Path(wuerstchen.__file__).parent
+FILES = sorted(HOUSE.rglob("*.py"))
+ROOMS = [file for file in FILES if "training" not in file.parts]
+
+FLOORS = {
+    "__main__": 5,
+    "training": 5,
+    "pipeline": 4,
+    "checkpoints": 3,
+    "clip": 3,
+    "sizes": 3,
+    "recognise": 3,
+    "stage_a": 2,
+    "stage_b": 2,
+    "stage_c": 2,
+    "compressor": 2,
+    "text": 2,
+    "layers": 1,
+    "sampling": 1,
+    "placement": 1,
+    "files": 1,
+    "pictures": 1,
+    "settings": 1,
+}
+NEIGHBOURS = {
+    # one room that grew too large for a file: checkpoints above clip and sizes above recognise
+    ("checkpoints", "clip"),
+    ("checkpoints", "recognise"),
+    ("checkpoints", "sizes"),
+    ("clip", "recognise"),
+    ("sizes", "recognise"),
+}
+# methods whose meaning is fixed by the class or protocol that asks for them
+TOLD_ELSEWHERE = {
+    "forward": "torch.nn.Module",
+    "error": "argparse.ArgumentParser",
+    "draw": "training.loop.Task",
+    "losses": "training.loop.Task",
+    "look": "training.loop.Task",
+}
+# transformers brings the last three
+THIRD_PARTY = {"torch", "numpy", "PIL", "safetensors", "transformers"}
+THIRD_PARTY |= {"huggingface_hub", "tokenizers", "tqdm"}
+HOST = {"comfy", "comfy_api", "comfy_extras", "execution", "folder_paths", "nodes"}
+
+
+def parse(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+def name_of(file: Path) -> str:
+    return file.relative_to(HOUSE).as_posix()
+
+
+def room_of(file: Path) -> str:
+    """Return the room of a file; a folder is one room."""
+    parts = file.relative_to(HOUSE).with_suffix("").parts
+    return parts[0]
+
+
+def imported_rooms(file: Path) -> Iterator[str]:
+    """Yield the rooms of the package that a file imports, wherever in the file."""
+    depth = len(file.relative_to(HOUSE).parts)
+    for node in ast.walk(parse(file)):
+        if isinstance(node, ast.ImportFrom) and node.level == depth:
+            yield from [node.module.split(".")[0]] if node.module else (a.name for a in node.names)
+
+
+def imported_packages(file: Path) -> Iterator[str]:
+    """Yield the top-level names of what a file imports absolutely."""
+    for node in ast.walk(parse(file)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            yield node.module.split(".")[0]
+
+
+def calls(file: Path) -> set[str]:
+    """Return the source of what a file calls: `print`, `torch.cuda.is_available`, `x.half`."""
+    nodes = ast.walk(parse(file))
+    return {ast.unparse(node.func) for node in nodes if isinstance(node, ast.Call)}
+
+
+def attributes(file: Path) -> set[str]:
+    """Return the names that a file takes from objects and modules."""
+    nodes = list(ast.walk(parse(file)))
+    taken = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    return taken | {
+        alias.name for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names
+    }
+
+
+def public_definitions(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.ClassDef]:
+    """Yield public functions and classes, and methods that are not told elsewhere."""
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    for node in [*tree.body, *(part for body in classes for part in body.body)]:
+        if not isinstance(node, (ast.FunctionDef, ast.ClassDef)) or node.name.startswith("_"):
+            continue
+        if node in tree.body or node.name not in TOLD_ELSEWHERE:
+            yield node
+
+
+def test_every_room_stands_on_a_floor_and_every_floor_has_its_rooms() -> None:
+    assert {room_of(file) for file in FILES} - {"__init__"} == set(FLOORS)
+
+
+@pytest.mark.parametrize("file", ROOMS, ids=name_of)
+def test_imports_go_down_only(file: Path) -> None:
+    room = room_of(file)
+    if room == "__init__":
+        return
+    for other in imported_rooms(file):
+        if other == "__version__" or (room, other) in NEIGHBOURS:
+            continue
+        assert FLOORS[other] < FLOORS[room], f"{room} must not import {other}"
+
+
+def test_every_exception_from_the_floors_is_needed() -> None:
+    pairs = {(room_of(file), other) for file in FILES for other in imported_rooms(file)}
+    assert pairs >= NEIGHBOURS
+
+
+@pytest.mark.parametrize("room", sorted(FLOORS))
+def test_nothing_but_the_top_floor_imports_the_top_floor(room: str) -> None:
+    files = [file for file in FILES if room_of(file) == room]
+    assert {other for file in files for other in imported_rooms(file)}.isdisjoint(
+        {"__main__", "training"}
+    )
+
+
+@pytest.mark.parametrize("file", FILES, ids=name_of)
+def test_imports_inside_the_package_are_relative(file: Path) -> None:
+    assert "wuerstchen" not in set(imported_packages(file))
+
+
+@pytest.mark.parametrize("file", FILES, ids=name_of)
+def test_only_the_allowed_packages_are_imported_and_never_the_host(file: Path) -> None:
+    packages = set(imported_packages(file))
+    assert packages.isdisjoint(HOST)
+    assert packages <= THIRD_PARTY | set(sys.stdlib_module_names)
+
+
+@pytest.mark.parametrize("file", [f for f in FILES if f.stem != "__main__"], ids=name_of)
+def test_nothing_prints_or_exits_outside_the_command_line(file: Path) -> None:
+    assert calls(file).isdisjoint({"print", "sys.exit", "exit", "quit"})
+
+
+@pytest.mark.parametrize("file", FILES, ids=name_of)
+def test_no_except_is_bare(file: Path) -> None:
+    handlers = [node for node in ast.walk(parse(file)) if isinstance(node, ast.ExceptHandler)]
+    assert all(handler.type is not None for handler in handlers)
+
+
+@pytest.mark.parametrize("file", [f for f in FILES if f.stem != "placement"], ids=name_of)
+def test_device_and_precision_are_chosen_in_placement_only(file: Path) -> None:
+    """Training may halve what it saves and may train under autocast."""
+    forbidden = {"cuda"} if room_of(file) == "training" else {"cuda", "half", "autocast"}
+    assert attributes(file).isdisjoint(forbidden)
+
+
+@pytest.mark.parametrize("file", FILES, ids=name_of)
+def test_every_room_and_every_public_name_has_a_docstring(file: Path) -> None:
+    assert ast.get_docstring(parse(file))
+    definitions = public_definitions(parse(file))
+    assert [node.name for node in definitions if not ast.get_docstring(node)] == []
+
+
+@pytest.mark.parametrize(
+    ("statement", "absent"),
+    [
+        ("import wuerstchen", ("torch", "transformers", "PIL", "diffusers", "numpy")),
+        ("import wuerstchen.__main__", ("torch", "transformers", "PIL", "diffusers")),
+        ("import wuerstchen.pipeline", ("transformers", "PIL", "diffusers")),
+    ],
+)
+def test_an_import_loads_no_more_than_it_needs(statement: str, absent: tuple[str, ...]) -> None:
+    program = f"import sys; {statement}; print(sorted(set({absent!r}) & set(sys.modules)))"
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        cwd=HOUSE.parent,
+        check=True,
+    )
+    assert result.stdout.strip() == "[]"
