@@ -1,10 +1,15 @@
-"""What the comparisons with diffusers share: weights that are nowhere zero, and errors."""
+"""What the comparisons with diffusers share: weights that are nowhere zero, errors, pipelines."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
+from PIL.Image import Image
 from torch import Tensor, nn
+
+from wuerstchen import Settings
 
 BLOCK = 1_000_003  # a prime, so that no row of a matrix repeats another
 
@@ -91,3 +96,70 @@ def available_gigabytes() -> float:
         return float("inf")
     entries = dict(line.split(":") for line in lines)
     return int(entries["MemAvailable"].split()[0]) / 2**20
+
+
+def pipelines(model: Path) -> tuple[Any, Any]:
+    """Return diffusers' prior and decoder pipelines on a model folder, in float32."""
+    pytest.importorskip("diffusers")
+    from diffusers import DDPMWuerstchenScheduler
+    from diffusers.pipelines.deprecated.wuerstchen.modeling_paella_vq_model import PaellaVQModel
+    from diffusers.pipelines.deprecated.wuerstchen.modeling_wuerstchen_diffnext import (
+        WuerstchenDiffNeXt,
+    )
+    from diffusers.pipelines.deprecated.wuerstchen.modeling_wuerstchen_prior import WuerstchenPrior
+    from diffusers.pipelines.deprecated.wuerstchen.pipeline_wuerstchen import (
+        WuerstchenDecoderPipeline,
+    )
+    from diffusers.pipelines.deprecated.wuerstchen.pipeline_wuerstchen_prior import (
+        WuerstchenPriorPipeline,
+    )
+    from transformers import AutoTokenizer, CLIPTextModel
+
+    def shared(folder: Path) -> dict[str, Any]:
+        return {
+            "tokenizer": AutoTokenizer.from_pretrained(folder / "tokenizer"),
+            "text_encoder": CLIPTextModel.from_pretrained(
+                folder / "text_encoder", dtype=torch.float32
+            ).eval(),
+            "scheduler": DDPMWuerstchenScheduler.from_pretrained(folder / "scheduler"),
+        }
+
+    first, second = model / "wuerstchen-prior", model / "wuerstchen"
+    prior = WuerstchenPriorPipeline(
+        prior=WuerstchenPrior.from_pretrained(first / "prior").eval(), **shared(first)
+    )
+    decoder = WuerstchenDecoderPipeline(
+        decoder=WuerstchenDiffNeXt.from_pretrained(second / "decoder").eval(),
+        vqgan=PaellaVQModel.from_pretrained(second / "vqgan").eval(),
+        **shared(second),
+    )
+    for pipe in (prior, decoder):
+        pipe.set_progress_bar_config(disable=True)
+    return prior, decoder
+
+
+def paint_with(
+    pipes: tuple[Any, Any], prompt: str, s: Settings, timesteps: list[float] | None
+) -> tuple[torch.Tensor, Image]:
+    """Return the semantic latent and the picture of diffusers, one generator through both."""
+    prior, decoder = pipes
+    generator = torch.Generator("cpu").manual_seed(s.seed)
+    embeddings = prior(
+        prompt,
+        width=s.width,
+        height=s.height,
+        num_inference_steps=s.steps or 60,
+        timesteps=timesteps,
+        guidance_scale=s.guidance,
+        negative_prompt=s.negative,
+        generator=generator,
+    ).image_embeddings
+    image = decoder(
+        embeddings,
+        prompt,
+        num_inference_steps=s.decoder_steps,
+        guidance_scale=s.decoder_guidance,
+        negative_prompt=s.negative,
+        generator=generator,
+    ).images[0]
+    return embeddings, image

@@ -19,6 +19,8 @@ from wuerstchen.placement import Placement
 from wuerstchen.sampling import published_times
 from wuerstchen.settings import vq_cells
 
+from .peers import paint_with, pipelines
+
 PROMPT, OTHER, NEGATIVE = "a large red circle on a blue background", "a green star", "blue"
 QUICK = Settings(width=128, height=128, steps=3, decoder_steps=2)
 
@@ -296,74 +298,9 @@ def test_a_model_without_a_native_size_paints_at_1024(tiny: Path, tmp_path: Path
     assert Wuerstchen.load(tmp_path / "copy", device="cpu").native_size == 1024
 
 
-def peers(tiny: Path) -> tuple[Any, Any]:
-    """diffusers' prior and decoder pipelines on the same files."""
-    pytest.importorskip("diffusers")
-    from diffusers import DDPMWuerstchenScheduler
-    from diffusers.pipelines.deprecated.wuerstchen.modeling_paella_vq_model import PaellaVQModel
-    from diffusers.pipelines.deprecated.wuerstchen.modeling_wuerstchen_diffnext import (
-        WuerstchenDiffNeXt,
-    )
-    from diffusers.pipelines.deprecated.wuerstchen.modeling_wuerstchen_prior import WuerstchenPrior
-    from diffusers.pipelines.deprecated.wuerstchen.pipeline_wuerstchen import (
-        WuerstchenDecoderPipeline,
-    )
-    from diffusers.pipelines.deprecated.wuerstchen.pipeline_wuerstchen_prior import (
-        WuerstchenPriorPipeline,
-    )
-    from transformers import AutoTokenizer, CLIPTextModel
-
-    def shared(folder: Path) -> dict[str, Any]:
-        return {
-            "tokenizer": AutoTokenizer.from_pretrained(folder / "tokenizer"),
-            "text_encoder": CLIPTextModel.from_pretrained(folder / "text_encoder").eval(),
-            "scheduler": DDPMWuerstchenScheduler.from_pretrained(folder / "scheduler"),
-        }
-
-    first, second = tiny / "wuerstchen-prior", tiny / "wuerstchen"
-    prior = WuerstchenPriorPipeline(
-        prior=WuerstchenPrior.from_pretrained(first / "prior").eval(), **shared(first)
-    )
-    decoder = WuerstchenDecoderPipeline(
-        decoder=WuerstchenDiffNeXt.from_pretrained(second / "decoder").eval(),
-        vqgan=PaellaVQModel.from_pretrained(second / "vqgan").eval(),
-        **shared(second),
-    )
-    for pipe in (prior, decoder):
-        pipe.set_progress_bar_config(disable=True)
-    return prior, decoder
-
-
-def paint_with_peers(
-    pipes: tuple[Any, Any], s: Settings, timesteps: list[float] | None
-) -> tuple[torch.Tensor, Image]:
-    """The semantic latent and the picture of diffusers, one generator through both pipelines."""
-    prior, decoder = pipes
-    generator = torch.Generator("cpu").manual_seed(s.seed)
-    embeddings = prior(
-        PROMPT,
-        width=s.width,
-        height=s.height,
-        num_inference_steps=s.steps or 60,
-        timesteps=timesteps,
-        guidance_scale=s.guidance,
-        negative_prompt=s.negative,
-        generator=generator,
-    ).image_embeddings
-    image = decoder(
-        embeddings,
-        PROMPT,
-        num_inference_steps=s.decoder_steps,
-        guidance_scale=s.decoder_guidance,
-        negative_prompt=s.negative,
-        generator=generator,
-    ).images[0]
-    return embeddings, image
-
-
 @pytest.mark.peer
 def test_the_whole_road_equals_diffusers(tiny: Path, model: Wuerstchen) -> None:
-    pipes = peers(tiny)
+    pipes = pipelines(tiny)
     published = Settings(seed=11)
     both_guided = Settings(
         seed=12, steps=7, decoder_steps=5, decoder_guidance=2.0, negative=NEGATIVE
@@ -371,7 +308,7 @@ def test_the_whole_road_equals_diffusers(tiny: Path, model: Wuerstchen) -> None:
     for settings, times in ((published, published_times().tolist()), (both_guided, None)):
         for width, height in ((128, 128), (256, 256), (256, 384), (384, 128)):
             sized = replace(settings, width=width, height=height)
-            embeddings, image = paint_with_peers(pipes, sized, times)
+            embeddings, image = paint_with(pipes, PROMPT, sized, times)
             semantic = model.sample_semantic(
                 model.prior_text.encode([PROMPT]),
                 generators([sized.seed]),

@@ -10,16 +10,14 @@ from wuerstchen.training.shapes import (
     PLACES,
     SHAPES,
     SIZES,
-    VOCABULARY,
     Scene,
     Thing,
-    caption,
     coverage,
     draw,
     is_held_out,
-    plain_caption,
     random_scene,
 )
+from wuerstchen.training.wording import VOCABULARY, caption, plain_caption
 
 WORDS_OF_SIZE = {"small": {"small", "little", "tiny"}, "large": {"large", "big"}}
 WORDS_OF_PLACE = {place: {place} for place in PLACES[:4]} | {

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .shapes import COLOURS, Scene, caption, draw, random_scene
+from .shapes import COLOURS, Scene, draw, random_scene
+from .wording import caption
 
 SIZES = ((256, 256), (384, 256), (256, 384))  # width, height
 SIZE_SHARES = (0.6, 0.2, 0.2)

@@ -7,7 +7,8 @@ import numpy as np
 
 from ..pipeline import Wuerstchen
 from .judge import Score, agree, judge
-from .shapes import Scene, caption, random_scene
+from .shapes import Scene, random_scene
+from .wording import caption
 
 
 class Reading(NamedTuple):

@@ -12,7 +12,7 @@ from ..layers import AttnBlock, ResBlock, TimestepBlock
 from ..stage_a import StageAConfig
 from ..stage_b import StageB, StageBConfig
 from ..stage_c import StageC, StageCConfig
-from .shapes import VOCABULARY
+from .wording import VOCABULARY
 
 NATIVE_SIZE = 256
 

@@ -1,14 +1,12 @@
-"""The world of the bundled small model: plain shapes on plain backgrounds, drawn and put in words.
+"""The world of the bundled small model: plain shapes on plain backgrounds.
 
-A `Scene` says what is seen, `draw` turns it into pixels and `caption` into one of many English
-wordings. What a caption leaves out has its default: the place is the centre, the size is large.
-Some combinations of colour, shape and background are held out of training, so that a picture of
-one of them shows that the model composes what it knows instead of recalling it.
+A `Scene` says what is seen, `draw` turns it into pixels, `wording.caption` into English. Some
+combinations of colour, shape and background are held out of training, so that a picture of one of
+them shows that the model composes what it knows instead of recalling it.
 
 Pictures are `[H, W, 3]` uint8. Positions are in pixels, with 0 at the left or upper edge.
 """
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import cos, pi, sin
@@ -88,12 +86,12 @@ def random_scene(rng: np.random.Generator, *, held_out: bool = False) -> Scene:
 
     A quarter of the training scenes have two things; held-out scenes have one.
     """
-    background = _pick(rng, tuple(COLOURS))
+    background = pick(rng, tuple(COLOURS))
     if held_out or rng.random() < 0.75:
-        size, place = _pick(rng, SIZES), _pick(rng, PLACES)
+        size, place = pick(rng, SIZES), pick(rng, PLACES)
         thing = _random_thing(rng, background, size, place, held_out=held_out)
         return Scene(things=(thing,), background=background)
-    place = _pick(rng, PLACES[:4])
+    place = pick(rng, PLACES[:4])
     first = _random_thing(rng, background, "small", place, held_out=False)
     second = _random_thing(rng, background, "small", _opposite(place), held_out=False)
     while (first.colour, first.shape) == (second.colour, second.shape):
@@ -153,73 +151,6 @@ def coverage(
     return shares
 
 
-def caption(scene: Scene, rng: np.random.Generator) -> str:
-    """Words the scene in one of many ways.
-
-    Colour, shape and background are always named. A large size and the place in the centre are
-    left out half of the time. Two things have both places named and, being small, not always
-    their size.
-    """
-    things = scene.things
-    if len(things) == 1:
-        slots = _slots(things[0], rng, "")
-        text = _pick(rng, ONE_THING)
-    else:
-        order = rng.permutation(2)
-        slots = _slots(things[order[0]], rng, "1") | _slots(things[order[1]], rng, "2")
-        text = _pick(rng, TWO_THINGS)
-    text = _tidy(text.format(opening=_pick(rng, OPENINGS), background=scene.background, **slots))
-    text = text.capitalize() if rng.random() < 0.4 else text
-    return text + "." if rng.random() < 0.25 else text
-
-
-def plain_caption(scene: Scene) -> str:
-    """Words the scene in the plainest way, as in "a large red circle on a blue background"."""
-    parts = []
-    for thing in scene.things:
-        place = "" if thing.place == "centre" else f" at the {thing.place}"
-        parts.append(f"a {thing.size} {thing.colour} {thing.shape}{place}")
-    return _tidy(f"{' and '.join(parts)} on a {scene.background} background")
-
-
-SIZE_WORDS = {"small": ("small", "little", "tiny"), "large": ("large", "big")}
-PLACE_WORDS = {
-    "left": ("on the left", "at the left", "on the left side", "to the left"),
-    "right": ("on the right", "at the right", "on the right side", "to the right"),
-    "top": ("at the top", "near the top", "at the top of the picture"),
-    "bottom": ("at the bottom", "near the bottom", "at the bottom of the picture"),
-    "centre": ("in the centre", "in the center", "in the middle", "at the centre"),
-}
-OPENINGS = ("a picture of", "an image of", "a drawing of", "draw", "show", "paint", "there is", "")
-ONE_THING = (
-    "{opening} a {thing} {place} on a {background} background",
-    "{opening} a {thing} on a {background} background, {place}",
-    "{opening} a {thing} {place}, {background} background",
-    "{opening} a {thing} {place}, the background is {background}",
-    "{opening} a {thing} {place} in front of a {background} background",
-    "{opening} a {background} background with a {thing} {place}",
-    "on a {background} background, a {thing} {place}",
-    "on a {background} background there is a {thing} {place}",
-    "{background} background, {thing} {place}",
-    "{thing} {place}, {background} background",
-    "{thing} {place} on {background}",
-    "{place}, a {thing} on a {background} background",
-    "{opening} one {size} {shape} {place}, coloured {colour}, on a {background} background",
-    "the {size} {shape} {place} is {colour} and the background is {background}",
-    "the background is {background}, the {size} {shape} {place} is {colour}",
-)
-TWO_THINGS = (
-    "{opening} a {thing1} {place1} and a {thing2} {place2} on a {background} background",
-    "{opening} a {thing1} {place1} and a {thing2} {place2}, {background} background",
-    "{opening} a {thing1} {place1} and a {thing2} {place2}, the background is {background}",
-    "on a {background} background, a {thing1} {place1} and a {thing2} {place2}",
-    "{place1} a {thing1}, {place2} a {thing2}, on a {background} background",
-    "{thing1} {place1}, {thing2} {place2}, {background} background",
-    "{opening} two shapes on a {background} background, a {thing1} {place1}, a {thing2} {place2}",
-    "the {shape1} {place1} is {colour1}, the {shape2} {place2} is {colour2}, on {background}",
-)
-
-
 def _star() -> list[tuple[float, float]]:
     radii = (1.05, 0.5) * 5
     down = radii[0] * (1 - cos(pi / 5)) / 2  # the centre of the box, not of the circle
@@ -269,38 +200,13 @@ def _random_thing(
     rng: np.random.Generator, background: str, size: str, place: str, *, held_out: bool
 ) -> Thing:
     while True:
-        colour, shape = _pick(rng, tuple(COLOURS)), _pick(rng, SHAPES)
+        colour, shape = pick(rng, tuple(COLOURS)), pick(rng, SHAPES)
         if colour != background and ((colour, shape, background) in HELD_OUT) == held_out:
             return Thing(colour=colour, shape=shape, size=size, place=place)
 
 
-def _slots(thing: Thing, rng: np.random.Generator, suffix: str) -> dict[str, str]:
-    size, place = _pick(rng, SIZE_WORDS[thing.size]), _pick(rng, PLACE_WORDS[thing.place])
-    size_is_clear = thing.size == "large" or suffix != ""  # two things are always small
-    size = "" if size_is_clear and rng.random() < 0.5 else size
-    place = "" if thing.place == "centre" and rng.random() < 0.5 else place
-    words = {"size": size, "place": place, "colour": thing.colour, "shape": thing.shape}
-    words["thing"] = f"{size} {thing.colour} {thing.shape}"
-    return {name + suffix: word for name, word in words.items()}
-
-
-def _tidy(text: str) -> str:
-    """Closes the gaps that empty slots leave, and turns "a" into "an" before a vowel."""
-    text = re.sub(r"\s*,[\s,]*", ", ", " ".join(text.split())).strip(" ,")
-    return re.sub(r"\ba(?= [aeiou])", "an", text)
-
-
-def _words(texts: Iterable[str]) -> set[str]:
-    return {word for text in texts for word in re.findall("[a-z]+", re.sub(r"{.*?}", "", text))}
-
-
-_PHRASES = [*SIZE_WORDS.values(), *PLACE_WORDS.values(), ONE_THING, TWO_THINGS, OPENINGS]
-VOCABULARY: tuple[str, ...] = tuple(
-    sorted(_words([*COLOURS, *SHAPES, "an"]).union(*map(_words, _PHRASES)))
-)
-
-
-def _pick(rng: np.random.Generator, options: Sequence[str]) -> str:
+def pick(rng: np.random.Generator, options: Sequence[str]) -> str:
+    """Returns one of the options at random."""
     return options[int(rng.integers(len(options)))]
 
 
