@@ -11,33 +11,33 @@ import argparse
 import sys
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from tqdm import tqdm
 
 from ..pipeline import MINI, Wuerstchen
 from ..placement import choose_device
 from .decoder import DecoderTask, StageBTask
 from .export import export
-from .judge import Score
+from .look import save_labelled
 from .loop import Plan, Task, finished, train
 from .measure import measure
 from .prior import PriorTask, make_stock
 from .text import TextTask, Tower
 from .vqgan import StageATask
 
+SHOWN = 24  # pictures on a sheet
+
 PLANS = {
     "stage_a": Plan(steps=3000, lr=2e-3),
     "text": Plan(steps=1000, lr=1e-3),
     "decoder": Plan(steps=5500, lr=1.5e-3, decay=0.999, look_every=1500),
-    "stage_b": Plan(steps=6000, lr=8e-4, decay=0.999, look_every=1500),
-    "prior": Plan(steps=6000, lr=1.5e-3, decay=0.999, look_every=1500),
+    "stage_b": Plan(steps=7200, lr=8e-4, decay=0.999, look_every=1500),
+    "prior": Plan(steps=8600, lr=1.5e-3, decay=0.999, look_every=1500),
 }
 
 
 def main() -> int:
-    """Run a job and return its exit status, 130 after an interrupt."""
+    """Run a job and return its exit status: 0, 2 for bad input, 130 after an interrupt."""
     args = parser().parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -46,6 +46,9 @@ def main() -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return 130
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     return 0
 
 
@@ -73,7 +76,7 @@ def parser() -> argparse.ArgumentParser:
     measured.add_argument("--width", type=int, default=256)
     measured.add_argument("--height", type=int, default=256)
     measured.add_argument("--seed", type=int, default=0)
-    measured.add_argument("--sheet", type=Path, help="PNG of the first 50 pictures")
+    measured.add_argument("--sheet", type=Path, help=f"PNG of the first {SHOWN} pictures")
     for job in (mini, measured):
         job.add_argument(
             "--device", type=choose_device, default="auto", help="auto, cpu, cuda, mps"
@@ -124,18 +127,12 @@ def print_measure(args: argparse.Namespace) -> None:
     """Print each trait's share of right pictures."""
     model = Wuerstchen.load(args.model, device=str(args.device), progress=False)
     readings = measure(model, prompts=args.prompts, size=(args.width, args.height), seed=args.seed)
-    score, shown = Score(), []
-    for reading in tqdm(readings, total=args.prompts, unit="picture"):
-        score = reading.score
-        shown.append(reading.pixels)
-    for trait, rate in score.rates().items():
+    done = list(tqdm(readings, total=args.prompts, unit="picture"))
+    for trait, rate in done[-1].score.rates().items():
         print(f"{trait:<12}{rate:6.1%}")
     if args.sheet:
-        rows = [
-            np.concatenate(shown[i : i + 10], axis=1)
-            for i in range(0, min(len(shown), 50) // 10 * 10, 10)
-        ]
-        Image.fromarray(np.concatenate(rows)).save(args.sheet)
+        shown = done[:SHOWN]
+        save_labelled([r.pixels for r in shown], [r.prompt for r in shown], args.sheet)
 
 
 if __name__ == "__main__":

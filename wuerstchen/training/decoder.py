@@ -125,7 +125,7 @@ class DecoderTask:
         return total
 
     @torch.no_grad()
-    def look(self, folder: Path, step: int) -> dict[str, float]:
+    def look(self, folder: Path, step: int, name: str = name) -> dict[str, float]:
         """Paint held-out pictures from their own semantic latents and let the judge read them."""
         rng = np.random.default_rng(1)
         score, squared = Score(), []
@@ -136,7 +136,7 @@ class DecoderTask:
             if i == 0:
                 save_rows(
                     [shown.pixels[:10], painted[:10], shown.pixels[10:], painted[10:]],
-                    folder / f"decoder-{step:06d}.png",
+                    folder / f"{name}-{step:06d}.png",
                 )
             for scene, picture in zip(shown.scenes, to_bytes(painted).numpy(), strict=True):
                 score = score.plus(agree(scene, judge(picture)))
@@ -173,7 +173,7 @@ class StageBTask:
         return {"paint": self.decoder.paint_loss(z, shown, drawn.prompts)}
 
     def look(self, folder: Path, step: int) -> dict[str, float]:
-        return self.decoder.look(folder, step)
+        return self.decoder.look(folder, step, self.name)
 
 
 def compressor() -> Compressor:

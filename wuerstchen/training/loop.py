@@ -182,7 +182,7 @@ class Run:
         path = self.folder / f"{self.task.name}.pt"
         if not path.exists():
             return
-        state = torch.load(path, weights_only=True)
+        state = torch.load(path, map_location=task_device(self.task), weights_only=True)
         self.step = state["step"]
         self.task.networks.load_state_dict(state["networks"])
         copy_into(self.average, state["average"])
@@ -246,8 +246,16 @@ def finished(task: T, folder: Path) -> T:
     Raises:
         FileNotFoundError: if it was not trained yet.
     """
-    state = torch.load(folder / f"{task.name}.pt", weights_only=True)
+    path = folder / f"{task.name}.pt"
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is not there; train the part {task.name} first")
+    state = torch.load(path, map_location=task_device(task), weights_only=True)
     task.networks.load_state_dict(state["networks"])
     copy_into([p for p in task.networks.parameters() if p.requires_grad], state["average"])
     task.networks.eval()
     return task
+
+
+def task_device(task: Task) -> torch.device:
+    """Return where a task's networks are."""
+    return next(task.networks.parameters()).device

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..pipeline import Wuerstchen
+from ..settings import check_whole
 from .judge import Score, agree, judge
 from .shapes import Scene, random_scene
 from .wording import caption
@@ -27,14 +28,18 @@ def measure(
     """Yield a reading per prompt; the last one has the final score.
 
     Every prompt shows a (colour, shape, background) combination that training never did, in one of
-    the many wordings of `shapes.caption`; picture i has seed `seed` + i.
+    the many wordings of `wording.caption`; picture i has seed `seed` + i.
 
     Args:
         model: the model to measure.
         prompts: how many.
         size: width and height in pixels.
         seed: of the captions, and of the first picture.
+
+    Raises:
+        ValueError: if `prompts` is below 1.
     """
+    check_whole("prompts", prompts, 1)
     rng = np.random.default_rng(seed)
     score = Score()
     for i in range(prompts):
