@@ -74,7 +74,7 @@ def test_an_interrupt_saves_the_state(tmp_path: Path) -> None:
 
 def test_the_text_towers_learn_to_tell_scenes_apart(tmp_path: Path) -> None:
     task = TextTask(CPU)
-    run = Run(task, Plan(steps=10, lr=2e-3, look_every=100, warm_up=1), tmp_path)
+    run = Run(task, Plan(steps=24, lr=2e-3, look_every=100, warm_up=1), tmp_path)
     losses = [sum(run.advance(drawn).values()) for drawn in drawings(task, run.plan, 0)]
     assert losses[-1] < 0.9 * losses[0]
 

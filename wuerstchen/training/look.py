@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-CELL, LABEL, COLUMNS = 160, 44, 6  # pixels, pixels, pictures in a row
+CELL, LABEL, COLUMNS = 160, 58, 6  # pixels, pixels, pictures in a row
 
 
 def to_bytes(pixels: Tensor) -> Tensor:
@@ -33,5 +33,5 @@ def save_labelled(pictures: Sequence[np.ndarray], prompts: Sequence[str], path: 
         image = Image.fromarray(picture)
         image.thumbnail((CELL, CELL))
         sheet.paste(image, (x, y))
-        pen.text((x, y + CELL + 2), "\n".join(textwrap.wrap(prompt, 29)), "black", font, spacing=1)
-    sheet.save(path, optimize=True)
+        pen.text((x, y + CELL + 2), "\n".join(textwrap.wrap(prompt, 27)), "black", font, spacing=1)
+    sheet.quantize(64).save(path, optimize=True)
