@@ -9,13 +9,16 @@ from torch import Tensor
 
 from wuerstchen.sampling import (
     add_noise,
+    chosen_times,
     ddpm,
     ddpm_step,
     draw_noise,
     generators,
     guided,
+    noise_ratio,
     published_times,
     signal_share,
+    time_at,
     uniform_times,
 )
 
@@ -181,3 +184,27 @@ def test_guidance_is_torchs_lerp_from_the_unconditional_half(guidance: float) ->
     assert torch.allclose(noise, unwanted + guidance * (wanted - unwanted), atol=1e-5)
     assert torch.equal(asked[0][0], torch.cat([x, x]))
     assert torch.equal(asked[0][1], torch.cat([t, t]))
+
+
+def test_sigma_and_time_are_inverse_of_each_other_up_to_the_ends() -> None:
+    times = torch.linspace(0, 0.99, 1000)
+    assert torch.equal(time_at(noise_ratio(torch.tensor([0.0, 1.0]))), torch.tensor([0.0, 1.0]))
+    unclamped = times[times > 0.003]
+    torch.testing.assert_close(time_at(noise_ratio(unclamped)), unclamped, atol=2e-6, rtol=0)
+
+
+def test_times_may_be_a_part_of_the_published_list() -> None:
+    part = chosen_times(None, 0.5)
+    assert part[0] == 0.5
+    assert torch.equal(part[1:], published_times()[published_times() < 0.5])
+    assert torch.equal(chosen_times(None), published_times())
+
+
+def test_times_may_be_even_between_two() -> None:
+    torch.testing.assert_close(chosen_times(4, 0.8, 0.4), torch.tensor([0.8, 0.7, 0.6, 0.5, 0.4]))
+
+
+@pytest.mark.parametrize(("start", "end"), [(1.1, 0.0), (0.5, 0.5), (0.5, -0.1)])
+def test_times_outside_of_one_to_zero_are_refused(start: float, end: float) -> None:
+    with pytest.raises(ValueError, match="times fall"):
+        chosen_times(4, start, end)

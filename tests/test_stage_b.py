@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from wuerstchen.layers import ResBlock, to_map
+from wuerstchen.layers import ResBlock, fetched, to_map
 from wuerstchen.stage_b import StageB, StageBConfig, prepare_block, resize_effnet
 
 from .peers import (
@@ -177,6 +177,32 @@ def test_the_folded_effnet_share_equals_the_product_with_all_columns() -> None:
     share = prepare_block(block, torch.empty(0), features, mapper)
     unfolded = block(x, skip=torch.cat([skip, mapper(to_map(features))], dim=1))
     assert error(block(x, skip=skip, share=share), unfolded) < 1e-6
+
+
+def test_a_layer_may_say_how_its_weights_are_fetched() -> None:
+    class Doubled(nn.Linear):
+        def fetched(self, like: Tensor) -> tuple[Tensor, Tensor]:
+            return 2 * self.weight.to(like), 2 * self.bias.to(like)
+
+    plain, doubled = nn.Linear(3, 4), Doubled(3, 4)
+    doubled.load_state_dict(plain.state_dict())
+    with torch.no_grad():
+        assert torch.equal(fetched(doubled, torch.empty(0))[0], 2 * plain.weight)
+        assert torch.equal(fetched(plain, torch.empty(0))[1], plain.bias)
+
+
+def test_a_window_takes_its_part_of_the_whole_effnet() -> None:
+    network = make(THREE, make_weights(THREE))
+    _, _, text, effnet = make_inputs(THREE, 2, 32, 48)
+    whole = network.prepare(text, effnet, (32, 48))
+    part = network.prepare(text, effnet, (32, 48), (16, 24, 8, 24))
+    for level, scale in ((1, 4), (2, 8)):
+        wide, narrow = whole.down[level][1], part.down[level][1]
+        rows, columns, top, left = (side // scale for side in (16, 24, 8, 24))
+        expected = wide.features[:, top : top + rows, left : left + columns]
+        assert torch.equal(narrow.features, expected)
+    with pytest.raises(ValueError, match="and of it the window"):
+        network.prepare(text, effnet, (32, 48), (16, 24, 8, 20))
 
 
 def test_a_row_of_a_stage_b_batch_is_the_single_run() -> None:

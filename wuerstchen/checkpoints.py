@@ -69,7 +69,9 @@ class Found:
     tensors: dict[str, Tensor]
 
 
-def load_network(source: str | Path, kind: str, placement: Placement) -> nn.Module:
+def load_network(
+    source: str | Path, kind: str, placement: Placement, network: type[nn.Module] | None = None
+) -> nn.Module:
     """Return one network with its weights, ready to run, at the place where it rests.
 
     Args:
@@ -77,16 +79,17 @@ def load_network(source: str | Path, kind: str, placement: Placement) -> nn.Modu
             `warp-ai/wuerstchen-prior`.
         kind: one of `KINDS`.
         placement: precision, layer classes and resting place.
+        network: class to build, with the parameters of the kind's own; None is that one.
 
     Raises:
         CheckpointError: if the source is missing, damaged, of another network, or would run code.
         ValueError: if `kind` is unknown.
     """
     found = find(source, kind)
-    network = built(found, placement.ops)
+    filled = built(found, placement.ops, network)
     cast_in_place(found.tensors, placement.dtype)
-    network.load_state_dict(found.tensors, assign=True)
-    return placement.settle(network.eval().requires_grad_(False))
+    filled.load_state_dict(found.tensors, assign=True)
+    return placement.settle(filled.eval().requires_grad_(False))
 
 
 def describe(source: str | Path) -> list[Description]:
@@ -201,11 +204,11 @@ def understood(weights: Weights, kind: str) -> Found:
     return Found(place=weights.place, path=weights.path, kind=kind, config=config, tensors=tensors)
 
 
-def built(found: Found, ops: Any) -> nn.Module:
+def built(found: Found, ops: Any, kind_of: type[Any] | None = None) -> nn.Module:
     """Return the network without memory; the found tensors are sure to fit."""
     entry = KINDS[found.kind]
     with torch.device("meta"):
-        network: nn.Module = entry.network(found.config, ops=ops)
+        network: nn.Module = (kind_of or entry.network)(found.config, ops=ops)
     differences = compare(network.state_dict(), found.tensors)
     if differences:
         raise CheckpointError(

@@ -46,6 +46,45 @@ def uniform_times(steps: int) -> Tensor:
     return torch.linspace(1, 0, steps + 1)
 
 
+def chosen_times(steps: int | None, start: float = 1.0, end: float = 0.0) -> Tensor:
+    """Return falling times from `start` to `end`, evenly spaced, or the published ones between.
+
+    Args:
+        steps: number of steps; None is the published list of 29, of which a part may be taken.
+        start: first time, 1 = noise.
+        end: last time, 0 = picture.
+
+    Raises:
+        ValueError: if `steps` is below 1, or not 1 >= start > end >= 0.
+    """
+    if not 1 >= start > end >= 0:
+        raise ValueError(f"times fall from at most 1 to at least 0, got {start} to {end}")
+    if steps is not None:
+        return end + (start - end) * uniform_times(steps)
+    times = published_times()
+    inner = times[(times < start) & (times > end)]
+    return torch.cat([torch.tensor([start]), inner, torch.tensor([end])])
+
+
+def noise_ratio(t: Tensor) -> Tensor:
+    """Return sigma, noise over signal, by which other samplers count, of times `t`; 0 at t = 0.
+
+    float32, same shape.
+    """
+    alpha = signal_share(t)
+    return torch.where(t > 0, ((1 - alpha) / alpha).sqrt(), 0.0)
+
+
+def time_at(sigma: Tensor) -> Tensor:
+    """Return the times of `noise_ratio`; 1 from its largest value on, 0 at 0. float32, same shape."""
+    angle = S / (1 + S) * math.pi * 0.5
+    sigma = sigma.float()
+    lag = torch.atan2((sigma.square() + math.sin(angle) ** 2).sqrt(), torch.tensor(math.cos(angle)))
+    t = (lag * (1 + S) * 2 / math.pi - S).clamp(0, 1)
+    t = torch.where(sigma >= ((1 - ALPHA_MIN) / ALPHA_MIN) ** 0.5 * (1 - 1e-6), 1.0, t)
+    return torch.where(sigma > 0, t, 0.0)
+
+
 def add_noise(x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
     """Return `x` (N, ...) mixed with `noise` of the same shape at times `t` (N,)."""
     alpha = signal_share(t).to(x.device).view(-1, *[1] * (x.ndim - 1))

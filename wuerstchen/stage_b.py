@@ -23,7 +23,7 @@ from .layers import (
     ResBlock,
     Share,
     TimestepBlock,
-    columns,
+    fetched,
     time_embedding,
     to_rows,
 )
@@ -145,21 +145,30 @@ class StageB(nn.Module):
                 blocks.append(AttnBlock(c, config.c_cond, config.nhead[i], ops))
         return blocks
 
-    def prepare(self, text: Tensor, effnet: Tensor, size: tuple[int, int]) -> StageBConstants:
+    def prepare(
+        self,
+        text: Tensor,
+        effnet: Tensor,
+        size: tuple[int, int],
+        window: tuple[int, int, int, int] | None = None,
+    ) -> StageBConstants:
         """Return what does not change from step to step.
 
         Args:
             text: features of the prompt, (N, L, clip_embd); its dtype is the one the network runs in.
             effnet: raw semantic latent 42 z - 1, (N, effnet_embd, h, w).
             size: rows and columns H, W of the VQ latent.
+            window: what the run is for, if not all of it: rows, columns, first row, first column.
 
         Raises:
-            ValueError: if H or W is not a multiple of the config's `granularity`.
+            ValueError: if H or W, or a number of the window, is not a multiple of the config's
+                `granularity`.
         """
         multiple = self.config.granularity
-        if size[0] % multiple or size[1] % multiple:
+        if any(side % multiple for side in (*size, *(window or ()))):
             raise ValueError(
                 f"rows and columns of the VQ latent must be multiples of {multiple}, got {size}"
+                + (f" and of it the window {window}" if window else "")
             )
         mapped = self.clip_mapper(text)
         mapped = F.layer_norm(mapped, mapped.shape[-1:], eps=1e-6)
@@ -172,6 +181,9 @@ class StageB(nn.Module):
             features = None
             if mapper is not None:
                 resized = resize_effnet(effnet, (size[0] // scale, size[1] // scale))
+                if window is not None:
+                    rows, columns, top, left = (side // scale for side in window)
+                    resized = resized[:, top : top + rows, left : left + columns]
                 features = resized.to(text.dtype)
             constants.append([prepare_block(block, mapped, features, mapper) for block in level])
         return StageBConstants(constants[:levels], constants[levels:], text.dtype)
@@ -235,11 +247,12 @@ def prepare_block(
         return block.prepare(text)
     if not isinstance(block, ResBlock) or features is None:
         return None
-    expand: Any = block.channelwise[0]
-    exact, total = features.float(), expand.weight.shape[1]
-    wide = columns(expand, exact, total - mapper.weight.shape[0], total)
-    weight = wide @ mapper.weight.to(exact).flatten(1)
-    bias = torch.addmv(expand.bias.to(exact), wide, mapper.bias.to(exact))
+    exact = features.float()
+    wide, bias = fetched(block.channelwise[0], exact)
+    narrow, offset = fetched(mapper, exact)
+    wide = wide[:, -len(narrow) :]
+    weight = wide @ narrow.flatten(1)
+    bias = torch.addmv(bias, wide, offset)
     return Share(features, weight.to(features), bias.to(features))
 
 

@@ -1,0 +1,61 @@
+"""Stage A as VAE: the host's own class around our network.
+
+The host's class is made with the smallest network it knows, so that every attribute a version of
+the host may ask for is there; then it is given ours.
+"""
+
+from typing import Any, cast
+
+import comfy.model_management as management
+import comfy.model_patcher
+import comfy.sd
+import torch
+from torch import Tensor
+
+from ...wuerstchen.checkpoints import load_network
+from ...wuerstchen.placement import DTYPES
+from ...wuerstchen.stage_a import StageA
+from .checks import check_channels
+from .placement import SUPPORTED, HostPlacement
+
+SMALLEST = "pixel_space_vae"
+COPIES = 32  # numbers per latent cell and channel that are alive at once, about
+
+
+def autoencoder(source: str, weight_dtype: str) -> Any:
+    """Return the VAE of Stage A in the file `source`; its latents are in Stage B's units.
+
+    Raises:
+        CheckpointError: if the file is missing, damaged or of another network.
+    """
+    vae = comfy.sd.VAE(sd={SMALLEST: torch.tensor(1.0)})
+    dtype = DTYPES.get(weight_dtype) or management.vae_dtype(vae.device, SUPPORTED)
+    placement = HostPlacement(dtype=dtype, precision=dtype)
+    network = cast(StageA, load_network(source, "stage_a", placement))
+    config, offload = network.config, management.vae_offload_device()
+    vae.first_stage_model, vae.vae_dtype, vae.working_dtypes = network, dtype, SUPPORTED
+    vae.latent_channels, vae.output_channels = config.latent_channels, config.out_channels
+    vae.upscale_ratio = vae.downscale_ratio = config.downscale
+    vae.process_input = lambda pixels: pixels
+    vae.process_output = lambda pixels: pixels.clamp_(0, 1)  # newer hosts want it in place
+    alive = COPIES * config.embed_dim
+    vae.memory_used_decode = lambda shape, kind: shape[2] * shape[3] * alive * kind.itemsize
+    vae.memory_used_encode = lambda shape, kind: shape[2] * shape[3] * alive * kind.itemsize / 16
+    vae.patcher = comfy.model_patcher.ModelPatcher(network.to(offload), vae.device, offload)
+    return vae
+
+
+def decode(vae: Any, latent: dict[str, Any], tile: int) -> Tensor:
+    """Return pixels (N, H, W, 3) in [0, 1], at once or in tiles of `tile` pixels (0 = at once).
+
+    Raises:
+        ValueError: if the VAE is not Stage A, or the latent is not Stage B's.
+    """
+    if not isinstance(vae.first_stage_model, StageA):
+        raise ValueError("vae must be Stage A; connect the VAE of Würstchen Load Decoder")
+    samples = latent["samples"]
+    check_channels(samples, vae.latent_channels, "connect the output of Würstchen Stage B Decode")
+    if tile == 0:
+        return cast(Tensor, vae.decode(samples))
+    side = tile // vae.downscale_ratio
+    return cast(Tensor, vae.decode_tiled(samples, tile_x=side, tile_y=side, overlap=side // 4))

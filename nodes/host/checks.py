@@ -1,0 +1,71 @@
+"""What may be connected to what, and what to say where it may not."""
+
+from typing import Any
+
+from torch import Tensor
+
+from ...wuerstchen.settings import vq_cells
+
+NAMES = {4: "a Stage B latent (or the host's own)", 16: "a Stage C latent"}
+
+
+def check_model(model: Any, network: type[Any], where: str) -> None:
+    """Refuse a MODEL that is another network.
+
+    Raises:
+        ValueError: with what it is and what to connect.
+    """
+    found = getattr(getattr(model, "model", None), "diffusion_model", None)
+    if not isinstance(found, network):
+        wanted = network.label  # type: ignore[attr-defined]
+        name = getattr(found, "label", type(found).__name__)
+        raise ValueError(f"model must be {wanted}, got {name}; connect the MODEL of {where}")
+
+
+def check_channels(latent: Tensor, channels: int, advice: str) -> None:
+    """Refuse a latent of another stage.
+
+    Raises:
+        ValueError: with what it is and what to connect.
+    """
+    if latent.ndim != 4 or latent.shape[1] != channels:
+        shape = list(latent.shape)
+        what = NAMES.get(shape[1], "another model's latent") if latent.ndim == 4 else "no picture's"
+        raise ValueError(f"the latent must have {channels} channels, got {shape}, {what}; {advice}")
+
+
+def check_text(text: Tensor | None, width: int, loader: str) -> None:
+    """Refuse features of another text tower.
+
+    Raises:
+        ValueError: with both widths and what to connect.
+    """
+    found = None if text is None else text.shape[-1]
+    if found != width:
+        raise ValueError(
+            f"the conditioning must have {width} features per token, got {found}; encode the text "
+            f"with the CLIP of {loader}"
+        )
+
+
+def check_semantic(semantic: Tensor | None, latent: Tensor, prompt_type: Any) -> None:
+    """Refuse a run of Stage B without a Stage C latent, or with one of another size.
+
+    Raises:
+        ValueError: with what to connect.
+    """
+    if semantic is None and prompt_type == "positive":
+        raise ValueError(
+            "the positive conditioning of Stage B holds no Stage C latent; put Würstchen Stage B "
+            "Conditioning before the sampler, or use Würstchen Stage B Decode"
+        )
+    if semantic is None:
+        return
+    check_channels(semantic, 16, "connect the output of Würstchen Stage C Sampler")
+    wanted, found = [vq_cells(side) for side in semantic.shape[2:]], list(latent.shape[2:])
+    if found != wanted:
+        raise ValueError(
+            f"the latent of Stage B must have {wanted} rows and columns for this Stage C latent, "
+            f"got {found}; give an empty latent of 8 pixels per cell of these, or use Würstchen "
+            "Stage B Decode"
+        )

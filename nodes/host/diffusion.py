@@ -1,0 +1,225 @@
+"""Stage C and Stage B as MODEL: our networks on the host's layers, called once per step.
+
+The host calls `Model.extra_conds` once per conditioning and run. What it returns, `Given`, is put
+together for each call of the network, and `Model.constants` prepares the network's constants of
+each such composition once per run.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import comfy.conds
+import comfy.model_base
+import comfy.model_management as management
+import comfy.model_patcher
+import comfy.patcher_extension
+import comfy.supported_models_base
+import comfy.utils
+import torch
+from torch import Tensor
+
+from ...wuerstchen.checkpoints import load_network
+from ...wuerstchen.placement import DTYPES
+from ...wuerstchen.stage_b import StageB
+from ...wuerstchen.stage_c import StageC
+from .checks import check_channels, check_semantic, check_text
+from .placement import SUPPORTED, HostPlacement
+from .schedule import Schedule, SemanticFormat, VQFormat
+
+SEMANTIC = "stable_cascade_prior"  # the host's key: its own Stage B conditioning node serves too
+COPIES = 16  # tensors of a map's width that are alive at once, about
+
+
+def diffusion_model(source: str, kind: str, weight_dtype: str) -> Any:
+    """Return the MODEL of the network `kind` ("stage_c" or "stage_b") in the file `source`.
+
+    Raises:
+        CheckpointError: if the file is missing, damaged or of another network.
+    """
+    device, offload = management.get_torch_device(), management.unet_offload_device()
+    stored = DTYPES.get(weight_dtype) or management.unet_dtype(
+        device=device, supported_dtypes=SUPPORTED
+    )
+    precision = management.unet_manual_cast(stored, device, SUPPORTED) or stored
+    placement = HostPlacement(dtype=stored, precision=precision)
+    hosted = {"stage_c": HostedC, "stage_b": HostedB}[kind]
+    model = Model(load_network(source, kind, placement, hosted), precision).to(offload)
+    newer = getattr(comfy.model_patcher, "CoreModelPatcher", None)  # set anew when the host starts
+    patcher = (newer or comfy.model_patcher.ModelPatcher)(model, device, offload)
+    ends = comfy.patcher_extension.CallbacksMP.ON_CLEANUP
+    patcher.add_callback_with_key(ends, "wuerstchen", forget)
+    return patcher
+
+
+def forget(patcher: Any) -> None:
+    """Drop the constants of the run that ends, be it by an error."""
+    patcher.model.run.clear()
+
+
+class FamilyC(comfy.supported_models_base.BASE):
+    """What the host asks of Stage C's family."""
+
+    unet_extra_config: dict[str, Any] = {}  # noqa: RUF012 (the host's own attribute)
+    latent_format = SemanticFormat
+
+
+class FamilyB(FamilyC):
+    """What the host asks of Stage B's family."""
+
+    latent_format = VQFormat
+
+
+class HostedC(StageC):
+    """Stage C as the host calls it."""
+
+    label, loader, family = "Stage C", "Würstchen Load Prior", FamilyC
+    dtype = torch.float32  # of x and of what is returned; the precision within is the constants'
+
+    def forward(  # type: ignore[override]
+        self, x: Tensor, timestep: Tensor, *, constants: "Constants", **_: Any
+    ) -> Tensor:
+        return self.step(x, timestep, constants.prepared)
+
+    @property
+    def text_width(self) -> int:
+        """Features of a token."""
+        return self.config.c_cond
+
+    @property
+    def width(self) -> float:
+        """Numbers per cell of the latent in the widest map."""
+        return self.config.c
+
+
+class HostedB(StageB):
+    """Stage B as the host calls it."""
+
+    label, loader, family = "Stage B", "Würstchen Load Decoder", FamilyB
+    dtype = torch.float32
+
+    def forward(  # type: ignore[override]
+        self, x: Tensor, timestep: Tensor, *, constants: "Constants", **_: Any
+    ) -> Tensor:
+        return self.step(x, timestep, constants.prepared)
+
+    @property
+    def text_width(self) -> int:
+        """Features of a token."""
+        return self.config.clip_embd
+
+    @property
+    def width(self) -> float:
+        """Numbers per cell of the latent in the widest map."""
+        patch = self.config.patch_size
+        return max(c / (patch * 2**i) ** 2 for i, c in enumerate(self.config.c_hidden))
+
+
+@dataclass(frozen=True)
+class Constants:
+    """A network's constants, in a box that the host hands on unopened."""
+
+    prepared: Any
+
+
+class Model(comfy.model_base.BaseModel):
+    """Stage C or Stage B as the host's model."""
+
+    def __init__(self, network: Any, precision: torch.dtype) -> None:
+        kind = comfy.model_base.ModelType.EPS
+        super().__init__(network.family({}), kind, unet_model=lambda **_: network)
+        self.model_sampling = Schedule()
+        self.precision = precision
+        self.run: dict[Any, Constants] = {}
+
+    def extra_conds(self, **given: Any) -> dict[str, "Given"]:
+        """Return what one conditioning gives to a run, checked."""
+        network, noise, device = self.diffusion_model, given["noise"], given["device"]
+        text, semantic = given.get("cross_attn"), None
+        check_channels(noise, network.config.c_in, f"this sampler runs {network.label}")
+        check_text(text, network.text_width, network.loader)
+        if isinstance(network, StageB):
+            semantic = given.get(SEMANTIC)
+            check_semantic(semantic, noise, given.get("prompt_type"))
+            if semantic is None:
+                sides = [max(1, side * 3 // 32) for side in noise.shape[2:]]
+                semantic = torch.zeros(1, network.config.effnet_embd, *sides)
+            semantic = semantic.to(device, torch.float32)
+        text = cast(Tensor, text).to(device, self.precision)
+        sides = (noise.shape[2], noise.shape[3])
+        return {"constants": Given(self, text, semantic, sides, not given.get("hooks"))}
+
+    @torch.no_grad()
+    def constants(self, parts: "Sequence[Given]") -> Constants:
+        """Return the constants of one call of the network, prepared once per run.
+
+        With hooks the weights may change at any step, and the constants with them.
+        """
+        key = tuple((part.source, part.batch, part.area) for part in parts)
+        if key in self.run:
+            return self.run[key]
+        first, text = parts[0], torch.cat([part.repeated(part.cond) for part in parts])
+        if first.semantic is None:
+            constants = Constants(self.diffusion_model.prepare(text))
+        else:
+            semantic = torch.cat([part.repeated(part.semantic) for part in parts])
+            constants = Constants(
+                self.diffusion_model.prepare(text, semantic, first.sides, first.area)
+            )
+        if all(part.lasts for part in parts):
+            self.run[key] = constants
+        return constants
+
+    def memory_required(self, input_shape: Sequence[int], cond_shapes: Any = None) -> float:
+        """Return the bytes that a call needs beside the weights, about."""
+        cells = input_shape[0] * input_shape[2] * input_shape[3]
+        return float(cells * self.diffusion_model.width * COPIES * self.precision.itemsize)
+
+
+class Given(comfy.conds.CONDRegular):
+    """What one conditioning gives to a run; several become the constants of one call.
+
+    Attributes:
+        cond: features of the text, (1 or N, L, D).
+        semantic: for Stage B, (1 or N, 16, h, w); None for Stage C.
+        sides: rows and columns of the run's latent.
+        lasts: whether the network's weights stay as they are.
+        batch: latents in the call.
+        area: the part of the latent that the call is for: rows, columns, first row, first column.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        text: Tensor,
+        semantic: Tensor | None,
+        sides: tuple[int, int],
+        lasts: bool,
+    ) -> None:
+        super().__init__(text)
+        self.model, self.semantic, self.sides, self.lasts = model, semantic, sides, lasts
+        self.source, self.batch = object(), 1
+        self.area: tuple[int, int, int, int] | None = None
+
+    def process_cond(self, batch_size: int, area: Any = None, **_: Any) -> "Given":
+        """Return this for one call of the network."""
+        one = copy.copy(self)
+        one.batch, one.area = batch_size, None if area is None else tuple(area)
+        return one
+
+    def can_concat(self, other: "Given") -> bool:
+        """Whether one call of the network can serve both."""
+        if self.cond.shape[1:] != other.cond.shape[1:]:
+            return False
+        if self.semantic is None or other.semantic is None:
+            return True
+        return self.semantic.shape[1:] == other.semantic.shape[1:] and self.area == other.area
+
+    def concat(self, others: "Sequence[Given]") -> Constants:
+        """Return the constants of all in one batch."""
+        return self.model.constants([self, *others])
+
+    def repeated(self, tensor: Tensor | None) -> Tensor:
+        """Return a row of `tensor` for each latent of the call."""
+        return cast(Tensor, comfy.utils.repeat_to_batch_size(tensor, self.batch))

@@ -1,0 +1,47 @@
+"""Where the host runs a network: its layers, in the precision that it chooses or the user."""
+
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import comfy.ops
+import torch
+from torch import Tensor
+
+from ...wuerstchen.placement import DTYPES, Placement
+
+WEIGHT_DTYPES = ["default", *DTYPES]
+SUPPORTED = [torch.float16, torch.bfloat16, torch.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostPlacement(Placement):
+    """Weights in `dtype` on the host's layers, which compute in `precision`."""
+
+    precision: torch.dtype
+
+    @property
+    def ops(self) -> Any:
+        """The host's layers; those whose weights we read give them as they would use them."""
+        host = comfy.ops.pick_operations(self.dtype, self.precision)
+
+        class Linear(Fetching, host.Linear):  # type: ignore[name-defined]
+            """The host's linear layer."""
+
+        class Conv2d(Fetching, host.Conv2d):  # type: ignore[name-defined]
+            """The host's convolution."""
+
+        others = {"ConvTranspose2d": host.ConvTranspose2d, "Embedding": host.Embedding}
+        return SimpleNamespace(Linear=Linear, Conv2d=Conv2d, **others)
+
+    def settle(self, network: Any) -> Any:
+        """Return `network` as it is: the host moves it."""
+        return network
+
+
+class Fetching:
+    """A layer of the host that gives its weights with patches, from wherever they are."""
+
+    def fetched(self, like: Tensor) -> Any:
+        """Return weight and bias on the device and in the dtype of `like`."""
+        return comfy.ops.cast_bias_weight(self, like)

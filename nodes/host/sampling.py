@@ -1,0 +1,168 @@
+"""Sampling by the host's guider: with the package's sampler, or with one of the host's."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import comfy.model_management as management
+import comfy.samplers
+import comfy.utils
+import latent_preview
+import torch
+from torch import Tensor
+
+from ...wuerstchen.sampling import (
+    chosen_times,
+    ddpm,
+    draw_noise,
+    generators,
+    noise_ratio,
+    time_at,
+)
+from ...wuerstchen.settings import cells, vq_cells
+from .checks import check_channels, check_model
+from .diffusion import SEMANTIC, HostedB, HostedC
+
+Latent = dict[str, Any]
+CPU = torch.device("cpu")
+SEEDS = 2**64
+
+
+def empty_semantic(width: int, height: int, batch: int) -> Latent:
+    """Return an empty latent for Stage C, for pictures of these sides in pixels."""
+    shape = (batch, 16, cells(height).semantic, cells(width).semantic)
+    return {"samples": torch.zeros(shape, device=management.intermediate_device())}
+
+
+def chosen_sigmas(spacing: str, steps: int, start: float = 1.0, end: float = 0.0) -> Tensor:
+    """Return SIGMAS from time `start` to `end`: "published", or `steps` even steps ("uniform")."""
+    return noise_ratio(chosen_times(steps if spacing == "uniform" else None, start, end))
+
+
+def sample(
+    model: Any,
+    positive: Any,
+    negative: Any,
+    latent: Latent,
+    seed: int,
+    guidance: float,
+    sigmas: Tensor,
+    sampler: Any = None,
+) -> Latent:
+    """Return the latent after a run of Stage C; `sampler` None is the package's DDPM.
+
+    Item i of a batch is the one that it gets alone with seed + i.
+
+    Raises:
+        ValueError: if something is connected that belongs elsewhere.
+    """
+    check_model(model, HostedC, "Würstchen Load Prior")
+    channels = model.model.diffusion_model.config.c_in
+    check_channels(latent["samples"], channels, "connect Würstchen Empty Latent")
+    return run(model, positive, negative, latent, seed, guidance, sigmas, sampler)
+
+
+def sample_vq(
+    model: Any,
+    semantic: Latent,
+    positive: Any,
+    negative: Any,
+    seed: int,
+    steps: int,
+    guidance: float,
+) -> Latent:
+    """Return the Stage B latent for a Stage C latent.
+
+    Raises:
+        ValueError: if something is connected that belongs elsewhere, or guidance lacks `negative`.
+    """
+    check_model(model, HostedB, "Würstchen Load Decoder")
+    if guidance > 1 and negative is None:
+        raise ValueError(f"guidance of {guidance} leads away from negative; connect it, or give 0")
+    positive = with_semantic(positive, semantic)
+    given = semantic["samples"]
+    shape = (len(given), model.model.diffusion_model.config.c_in, *map(vq_cells, given.shape[2:]))
+    empty = {"samples": torch.zeros(shape, device=given.device)}
+    if "batch_index" in semantic:
+        empty["batch_index"] = semantic["batch_index"]
+    sigmas = chosen_sigmas("uniform", steps)
+    return run(model, positive, negative, empty, seed, guidance, sigmas)
+
+
+def with_semantic(conditioning: Any, semantic: Latent) -> Any:
+    """Return a CONDITIONING for Stage B that holds a Stage C latent.
+
+    Raises:
+        ValueError: if the latent is not Stage C's.
+    """
+    given = semantic["samples"]
+    check_channels(given, 16, "connect the output of Würstchen Stage C Sampler")
+    return [[text, {**entries, SEMANTIC: given}] for text, entries in conditioning]
+
+
+def run(
+    model: Any,
+    positive: Any,
+    negative: Any,
+    latent: Latent,
+    seed: int,
+    guidance: float,
+    sigmas: Tensor,
+    sampler: Any = None,
+) -> Latent:
+    """Return the latent after a run; guidance up to 1 is none, as in the package."""
+    samples = latent["samples"]
+    rows = generators([(seed + i) % SEEDS for i in latent.get("batch_index", range(len(samples)))])
+    noise = draw_noise(rows, samples.shape[1:], CPU)
+    guider = comfy.samplers.CFGGuider(model)
+    unwanted = {"negative": negative} if guidance > 1 else {}
+    guider.inner_set_conds({"positive": positive, **unwanted})
+    guider.set_cfg(max(guidance, 1.0))
+    done = guider.sample(
+        noise,
+        samples,
+        sampler or comfy.samplers.KSAMPLER(partial(sample_ddpm, rows=rows)),
+        sigmas,
+        denoise_mask=latent.get("noise_mask"),
+        callback=latent_preview.prepare_callback(model, len(sigmas) - 1),
+        disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+        seed=seed,
+    )
+    return {**latent, "samples": done.to(management.intermediate_device())}
+
+
+def sample_ddpm(
+    model: Callable[..., Tensor],
+    x: Tensor,
+    sigmas: Tensor,
+    extra_args: dict[str, Any] | None = None,
+    callback: Callable[[dict[str, Any]], None] | None = None,
+    disable: bool | None = None,
+    *,
+    rows: Sequence[torch.Generator],
+) -> Tensor:
+    """Return `x` after the package's sampler, called as the host calls one.
+
+    The host's x is the package's times sqrt(1 + sigma²), and its model returns the picture in x
+    instead of the noise.
+    """
+    pictures: list[Tensor] = []
+
+    def denoise(y: Tensor, t: Tensor) -> Tensor:
+        sigma = noise_ratio(t)
+        scaled = y * scale(sigma)[:, None, None, None]
+        pictures[:] = [model(scaled, sigma, **(extra_args or {}))]
+        return (scaled - pictures[0]) / sigma[:, None, None, None]
+
+    y = x / scale(sigmas[0])
+    for i, latent in enumerate(ddpm(denoise, y, time_at(sigmas.cpu()), rows)):
+        y = latent
+        if callback is not None:
+            now = {"i": i, "x": y, "denoised": pictures[0], "sigma": sigmas[i]}
+            callback({**now, "sigma_hat": sigmas[i]})
+    return y * scale(sigmas[-1])
+
+
+def scale(sigma: Tensor) -> Tensor:
+    """Return the host's x over the package's at `sigma`."""
+    return (1 + sigma.square()).sqrt()

@@ -1,0 +1,133 @@
+"""Text towers as CLIP: the host's own, with Würstchen's way of reading them.
+
+Of the last layer, after its final norm, with padding that sees the prompt alone.
+"""
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import comfy.clip_model
+import comfy.sd
+import comfy.sd1_clip
+import comfy.supported_models_base
+import torch
+from torch import Tensor
+
+from ...wuerstchen.files import CheckpointError, read
+from ...wuerstchen.placement import DTYPES
+from ...wuerstchen.recognise import recognise, shortened
+
+START, END = "<|startoftext|>", "<|endoftext|>"
+PUBLISHED_TOKENS = {"start": 49406, "end": 49407, "pad": 49407}
+HEAD_DIM = 64
+BODY = (
+    "embeddings.token_embedding.",
+    "embeddings.position_embedding.",
+    "encoder.",
+    "final_layer_norm.",
+)
+TABLE = "text_model.embeddings.token_embedding.weight"
+
+
+def text_tower(source: str, name: str, weight_dtype: str, embeddings: list[str]) -> Any:
+    """Return the CLIP of a text tower.
+
+    Args:
+        source: weights file; a tokenizer of its own may lie in `../tokenizer`, else CLIP's is meant.
+        name: "g" for Stage C's, "h" for Stage B's; LoRA files call them so.
+        weight_dtype: one of `WEIGHT_DTYPES`.
+        embeddings: folders of textual inversions.
+
+    Raises:
+        CheckpointError: if the file is missing, damaged or of another network.
+    """
+    weights = read(Path(source))[0]
+    tensors = published(weights.tensors)
+    if TABLE not in tensors:
+        name_found = recognise(weights.shapes).name
+        raise CheckpointError(
+            f"{source}: expected a CLIP text tower, this is {name_found} "
+            f"({shortened(list(weights.tensors))}); take text_encoder/model.safetensors of "
+            "warp-ai/wuerstchen-prior for the prior, of warp-ai/wuerstchen for the decoder"
+        )
+    sizes = sizes_of(tensors, weights.config or {})
+    folder = Path(source).parent.parent / "tokenizer"
+    own = folder if (folder / "vocab.json").is_file() else None
+    tower = partial(
+        comfy.sd1_clip.SDClipModel,
+        layer="last",
+        textmodel_json_config=sizes,
+        model_class=Tower,
+        special_tokens=special_tokens(own),
+        enable_attention_masks=True,
+        return_projected_pooled=False,
+    )
+    tokenizer = partial(
+        comfy.sd1_clip.SDTokenizer,
+        tokenizer_path=None if own is None else str(own),
+        embedding_size=sizes["hidden_size"],
+        embedding_key=f"clip_{name}",
+    )
+    target = comfy.supported_models_base.ClipTarget(
+        partial(comfy.sd1_clip.SD1Tokenizer, clip_name=name, tokenizer=tokenizer),
+        partial(comfy.sd1_clip.SD1ClipModel, clip_name=name, clip_model=tower),
+    )
+    options = {"dtype": DTYPES[weight_dtype]} if weight_dtype in DTYPES else {}
+    clip = comfy.sd.CLIP(target, embedding_directory=embeddings, model_options=options)
+    tensors["text_projection.weight"] = torch.eye(sizes["hidden_size"])  # the pooled text: not used
+    missing, unexpected = clip.load_sd(tensors)
+    if missing or unexpected:
+        raise CheckpointError(
+            f"{source}: expected a whole CLIP text tower, found {len(missing)} keys missing "
+            f"({shortened(missing)}) and {len(unexpected)} unexpected ({shortened(unexpected)})"
+        )
+    return clip
+
+
+def encode(clip: Any, text: str) -> Any:
+    """Return the CONDITIONING of `text`; what goes beyond 75 tokens is read in further chunks."""
+    return clip.encode_from_tokens_scheduled(clip.tokenize(text))
+
+
+class Tower(comfy.clip_model.CLIPTextModel):
+    """The host's text tower, for any number of tokens in the vocabulary."""
+
+    def __init__(self, config: dict[str, Any], dtype: Any, device: Any, operations: Any) -> None:
+        super().__init__(config, dtype, device, operations)
+        table = self.get_input_embeddings()
+        wanted = (config["vocab_size"], config["hidden_size"])
+        if (table.num_embeddings, table.embedding_dim) != wanted:
+            self.set_input_embeddings(operations.Embedding(*wanted, dtype=dtype, device=device))
+
+
+def published(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tower's tensors under the published names; transformers 5 leaves out a prefix."""
+    bare = {key.removeprefix("text_model."): tensor for key, tensor in tensors.items()}
+    return {f"text_model.{key}": tensor for key, tensor in bare.items() if key.startswith(BODY)}
+
+
+def sizes_of(tensors: dict[str, Tensor], config: dict[str, Any]) -> dict[str, Any]:
+    """Return the sizes as the host asks for them: from config.json, else from the tensors."""
+    vocabulary, hidden = tensors[TABLE].shape
+    layers = {key.split(".")[3] for key in tensors if key.startswith("text_model.encoder.layers.")}
+    inner = tensors.get("text_model.encoder.layers.0.mlp.fc1.weight", tensors[TABLE])
+    return {
+        "vocab_size": vocabulary,
+        "hidden_size": hidden,
+        "num_hidden_layers": len(layers),
+        "num_attention_heads": config.get("num_attention_heads", max(1, hidden // HEAD_DIM)),
+        "intermediate_size": len(inner),
+        "hidden_act": config.get("hidden_act", "gelu"),
+        "max_position_embeddings": 77,
+        "eos_token_id": vocabulary - 1,
+    }
+
+
+def special_tokens(folder: Path | None) -> dict[str, int]:
+    """Return the numbers that start, end and pad a prompt, by the vocabulary in `folder`."""
+    if folder is None:
+        return PUBLISHED_TOKENS
+    vocabulary = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
+    return {"start": vocabulary[START], "end": vocabulary[END], "pad": vocabulary[END]}

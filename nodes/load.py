@@ -1,0 +1,138 @@
+"""Loaders: files -> MODEL, CLIP, VAE. Files lie in the host's own folders, or in `wuerstchen`."""
+
+from pathlib import Path
+
+import folder_paths
+from comfy_api.latest import io
+
+from ..wuerstchen.pipeline import DECODER_FOLDER, MINI, PRIOR_FOLDER
+from . import host
+
+BUNDLED = "mini (bundled)"
+OWN_FOLDER = "wuerstchen"
+MINI_PRIOR, MINI_DECODER = MINI / PRIOR_FOLDER, MINI / DECODER_FOLDER
+MINI_TOWER = Path("text_encoder") / "model.safetensors"
+WEIGHT_DTYPE = (
+    "Precision in which the weights are stored. default: what the host chooses for this device; "
+    "fp32 is exact and takes twice the memory of fp16 or bf16."
+)
+
+folder_paths.add_model_folder_path(OWN_FOLDER, str(Path(folder_paths.models_dir) / OWN_FOLDER))
+folder_paths.folder_names_and_paths[OWN_FOLDER][1].update(folder_paths.supported_pt_extensions)
+
+
+def choices(folder: str) -> list[str]:
+    """Return the bundled model, then the files of a host's folder and of `wuerstchen`."""
+    names = {
+        name for place in (folder, OWN_FOLDER) for name in folder_paths.get_filename_list(place)
+    }
+    return [BUNDLED, *sorted(names)]
+
+
+def path_of(choice: str, folder: str, bundled: Path) -> str:
+    """Return the path of a choice.
+
+    Raises:
+        FileNotFoundError: if the file is no longer there.
+    """
+    if choice == BUNDLED:
+        return str(bundled)
+    found = folder_paths.get_full_path(folder, choice)
+    return str(found or folder_paths.get_full_path_or_raise(OWN_FOLDER, choice))
+
+
+class LoadPrior(io.ComfyNode):
+    """Stage C and its text tower."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Return the node's interface."""
+        return io.Schema(
+            node_id="WuerstchenLoadPrior",
+            display_name="Würstchen Load Prior",
+            category="Würstchen/load",
+            description="Loads Stage C, which paints a small semantic latent from a prompt, and "
+            "the text encoder that reads the prompt for it.",
+            inputs=[
+                io.Combo.Input(
+                    "prior",
+                    options=choices("diffusion_models"),
+                    tooltip="File of Stage C, from models/diffusion_models or models/wuerstchen.",
+                ),
+                io.Combo.Input(
+                    "text_encoder",
+                    options=choices("text_encoders"),
+                    tooltip="File of the prior's text encoder (published: OpenCLIP bigG), from "
+                    "models/text_encoders or models/wuerstchen.",
+                ),
+                io.Combo.Input("weight_dtype", options=host.WEIGHT_DTYPES, tooltip=WEIGHT_DTYPE),
+            ],
+            outputs=[
+                io.Model.Output(display_name="model", tooltip="Stage C."),
+                io.Clip.Output(display_name="clip", tooltip="Reads prompts for Stage C."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, prior: str, text_encoder: str, weight_dtype: str) -> io.NodeOutput:
+        """Load both."""
+        network = path_of(prior, "diffusion_models", MINI_PRIOR)
+        tower = path_of(text_encoder, "text_encoders", MINI_PRIOR / MINI_TOWER)
+        embeddings = folder_paths.get_folder_paths("embeddings")
+        return io.NodeOutput(
+            host.diffusion_model(network, "stage_c", weight_dtype),
+            host.text_tower(tower, "g", weight_dtype, embeddings),
+        )
+
+
+class LoadDecoder(io.ComfyNode):
+    """Stage B, its text tower, and Stage A."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Return the node's interface."""
+        return io.Schema(
+            node_id="WuerstchenLoadDecoder",
+            display_name="Würstchen Load Decoder",
+            category="Würstchen/load",
+            description="Loads Stage B, which paints the details into a semantic latent, its text "
+            "encoder, and Stage A, which makes pixels of the result.",
+            inputs=[
+                io.Combo.Input(
+                    "stage_b",
+                    options=choices("diffusion_models"),
+                    tooltip="File of Stage B, from models/diffusion_models or models/wuerstchen.",
+                ),
+                io.Combo.Input(
+                    "stage_a",
+                    options=choices("vae"),
+                    tooltip="File of Stage A (the VQGAN), from models/vae or models/wuerstchen.",
+                ),
+                io.Combo.Input(
+                    "text_encoder",
+                    options=choices("text_encoders"),
+                    tooltip="File of the decoder's text encoder (published: OpenCLIP H), from "
+                    "models/text_encoders or models/wuerstchen.",
+                ),
+                io.Combo.Input("weight_dtype", options=host.WEIGHT_DTYPES, tooltip=WEIGHT_DTYPE),
+            ],
+            outputs=[
+                io.Model.Output(display_name="model", tooltip="Stage B."),
+                io.Clip.Output(display_name="clip", tooltip="Reads prompts for Stage B."),
+                io.Vae.Output(display_name="vae", tooltip="Stage A."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, stage_b: str, stage_a: str, text_encoder: str, weight_dtype: str
+    ) -> io.NodeOutput:
+        """Load all three."""
+        network = path_of(stage_b, "diffusion_models", MINI_DECODER)
+        tower = path_of(text_encoder, "text_encoders", MINI_DECODER / MINI_TOWER)
+        embeddings = folder_paths.get_folder_paths("embeddings")
+        return io.NodeOutput(
+            host.diffusion_model(network, "stage_b", weight_dtype),
+            host.text_tower(tower, "h", weight_dtype, embeddings),
+            host.autoencoder(path_of(stage_a, "vae", MINI_DECODER), weight_dtype),
+        )

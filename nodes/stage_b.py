@@ -1,0 +1,107 @@
+"""Stage B: semantic latent and CONDITIONING -> VQ latent."""
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from . import host
+
+LARGEST_SEED = 2**64 - 1
+
+
+class StageBDecode(io.ComfyNode):
+    """The decoder: from a semantic latent to a VQ latent."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Return the node's interface."""
+        return io.Schema(
+            node_id="WuerstchenStageBDecode",
+            display_name="Würstchen Stage B Decode",
+            category="Würstchen",
+            description="Paints the details into a Stage C latent. The composition stays; another "
+            "seed gives other details.",
+            inputs=[
+                io.Model.Input("model", tooltip="Stage B, from Load Decoder."),
+                io.Latent.Input("latent", tooltip="A Stage C latent, from Stage C Sampler."),
+                io.Conditioning.Input(
+                    "positive", tooltip="The prompt, encoded with the clip of Load Decoder."
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=LARGEST_SEED,
+                    control_after_generate=True,
+                    tooltip="Another seed is other details of the same composition.",
+                ),
+                io.Int.Input("steps", default=12, min=1, max=1000, tooltip="Number of even steps."),
+                io.Float.Input(
+                    "guidance",
+                    default=0.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    tooltip="How strongly prompt and Stage C latent bind; up to 1 is none, which "
+                    "is usual.",
+                ),
+                io.Conditioning.Input(
+                    "negative",
+                    optional=True,
+                    tooltip="What to lead away from, encoded with the clip of Load Decoder. "
+                    "Needed with a guidance above 1 only.",
+                ),
+            ],
+            outputs=[
+                io.Latent.Output(
+                    display_name="latent", tooltip="A Stage B latent, for Stage A Decode."
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        latent: dict[str, Any],
+        positive: Any,
+        seed: int,
+        steps: int,
+        guidance: float,
+        negative: Any = None,
+    ) -> io.NodeOutput:
+        """Sample Stage B."""
+        return io.NodeOutput(
+            host.sample_vq(model, latent, positive, negative, seed, steps, guidance)
+        )
+
+
+class StageBConditioning(io.ComfyNode):
+    """A Stage C latent in a conditioning, for core samplers."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Return the node's interface."""
+        return io.Schema(
+            node_id="WuerstchenStageBConditioning",
+            display_name="Würstchen Stage B Conditioning",
+            category="Würstchen",
+            description="Puts a Stage C latent into a conditioning, so that the host's own "
+            "samplers can run Stage B.",
+            inputs=[
+                io.Conditioning.Input(
+                    "conditioning", tooltip="The prompt, encoded with the clip of Load Decoder."
+                ),
+                io.Latent.Input("latent", tooltip="A Stage C latent, from Stage C Sampler."),
+            ],
+            outputs=[
+                io.Conditioning.Output(
+                    display_name="conditioning", tooltip="Positive conditioning of Stage B."
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(cls, conditioning: Any, latent: dict[str, Any]) -> io.NodeOutput:
+        """Join both."""
+        return io.NodeOutput(host.with_semantic(conditioning, latent))
