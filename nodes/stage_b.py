@@ -6,8 +6,6 @@ from comfy_api.latest import io
 
 from . import host
 
-LARGEST_SEED = 2**64 - 1
-
 
 class StageBDecode(io.ComfyNode):
     """The decoder: from a semantic latent to a VQ latent."""
@@ -31,7 +29,7 @@ class StageBDecode(io.ComfyNode):
                     "seed",
                     default=0,
                     min=0,
-                    max=LARGEST_SEED,
+                    max=host.LARGEST_SEED,
                     control_after_generate=True,
                     tooltip="Another seed is other details of the same composition.",
                 ),

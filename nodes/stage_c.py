@@ -8,7 +8,6 @@ from . import host
 
 SPACINGS = ["published", "uniform"]
 LARGEST_SIDE = 8192
-LARGEST_SEED = 2**64 - 1
 SPACING = (
     "published: the list of 29 steps that the model was released with (steps is not read); "
     "uniform: steps that are evenly spaced."
@@ -88,7 +87,7 @@ class StageCSampler(io.ComfyNode):
                     "seed",
                     default=0,
                     min=0,
-                    max=LARGEST_SEED,
+                    max=host.LARGEST_SEED,
                     control_after_generate=True,
                     tooltip="Another seed is another picture of the same prompt.",
                 ),

@@ -70,7 +70,7 @@ class ResBlock(nn.Module):
             y = expand(y)
         else:
             constant = F.linear(share.features, share.weight, share.bias)
-            y = constant + F.linear(y, fetched(expand, y)[0][:, : y.shape[-1]])
+            y = constant + F.linear(y, fetched(expand, y, slice(y.shape[-1]))[0])
         return x + to_map(contract(dropout(norm(activate(y)))))
 
 
@@ -187,16 +187,18 @@ def time_embedding(t: Tensor, c_r: int) -> Tensor:
     return F.pad(torch.cat([angles.sin(), angles.cos()], dim=1), (0, c_r % 2))
 
 
-def fetched(layer: Any, like: Tensor) -> tuple[Tensor, Tensor]:
+def fetched(layer: Any, like: Tensor, columns: slice = slice(None)) -> tuple[Tensor, Tensor]:
     """Return weight and bias of `layer` on the device and in the dtype of `like`.
+
+    Of the weight only `columns` are taken, those of some input features, and only they are moved.
 
     A layer of `ops` that does more than hold its weights (patch them, keep them elsewhere) has a
     method `fetched(like)` that says how; without it they are cast as they are.
     """
     if hasattr(layer, "fetched"):
         weight, bias = layer.fetched(like)
-        return weight, bias
-    return layer.weight.to(like), layer.bias.to(like)
+        return weight[:, columns], bias
+    return layer.weight[:, columns].to(like), layer.bias.to(like)
 
 
 def to_rows(x: Tensor) -> Tensor:

@@ -248,9 +248,8 @@ def prepare_block(
     if not isinstance(block, ResBlock) or features is None:
         return None
     exact = features.float()
-    wide, bias = fetched(block.channelwise[0], exact)
     narrow, offset = fetched(mapper, exact)
-    wide = wide[:, -len(narrow) :]
+    wide, bias = fetched(block.channelwise[0], exact, slice(-len(narrow), None))
     weight = wide @ narrow.flatten(1)
     bias = torch.addmv(bias, wide, offset)
     return Share(features, weight.to(features), bias.to(features))

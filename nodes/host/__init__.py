@@ -11,10 +11,11 @@ The host loads, casts, patches, offloads and frees the weights; nothing here mov
 from .autoencoder import autoencoder, decode
 from .diffusion import diffusion_model
 from .placement import WEIGHT_DTYPES
-from .sampling import chosen_sigmas, empty_semantic, sample, sample_vq, with_semantic
+from .sampling import LARGEST_SEED, chosen_sigmas, empty_semantic, sample, sample_vq, with_semantic
 from .towers import encode, text_tower
 
 __all__ = [
+    "LARGEST_SEED",
     "WEIGHT_DTYPES",
     "autoencoder",
     "chosen_sigmas",

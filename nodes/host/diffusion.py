@@ -6,7 +6,7 @@ each such composition once per run.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -71,16 +71,20 @@ class FamilyB(FamilyC):
     latent_format = VQFormat
 
 
-class HostedC(StageC):
+class Hosted:
+    """How the host calls a network of ours, once per step."""
+
+    dtype = torch.float32  # of x and of what is returned; the precision within is the constants'
+    step: Callable[..., Tensor]
+
+    def forward(self, x: Tensor, timestep: Tensor, *, constants: "Constants", **_: Any) -> Tensor:
+        return self.step(x, timestep, constants.prepared)
+
+
+class HostedC(Hosted, StageC):
     """Stage C as the host calls it."""
 
     label, loader, family = "Stage C", "Würstchen Load Prior", FamilyC
-    dtype = torch.float32  # of x and of what is returned; the precision within is the constants'
-
-    def forward(  # type: ignore[override]
-        self, x: Tensor, timestep: Tensor, *, constants: "Constants", **_: Any
-    ) -> Tensor:
-        return self.step(x, timestep, constants.prepared)
 
     @property
     def text_width(self) -> int:
@@ -93,16 +97,10 @@ class HostedC(StageC):
         return self.config.c
 
 
-class HostedB(StageB):
+class HostedB(Hosted, StageB):
     """Stage B as the host calls it."""
 
     label, loader, family = "Stage B", "Würstchen Load Decoder", FamilyB
-    dtype = torch.float32
-
-    def forward(  # type: ignore[override]
-        self, x: Tensor, timestep: Tensor, *, constants: "Constants", **_: Any
-    ) -> Tensor:
-        return self.step(x, timestep, constants.prepared)
 
     @property
     def text_width(self) -> int:

@@ -25,7 +25,7 @@ from .diffusion import SEMANTIC, HostedB, HostedC
 
 Latent = dict[str, Any]
 CPU = torch.device("cpu")
-SEEDS = 2**64
+LARGEST_SEED = 2**64 - 1
 
 
 def empty_semantic(width: int, height: int, batch: int) -> Latent:
@@ -112,7 +112,9 @@ def run(
 ) -> Latent:
     """Return the latent after a run; guidance up to 1 is none, as in the package."""
     samples = latent["samples"]
-    rows = generators([(seed + i) % SEEDS for i in latent.get("batch_index", range(len(samples)))])
+    rows = generators(
+        [(seed + i) % (LARGEST_SEED + 1) for i in latent.get("batch_index", range(len(samples)))]
+    )
     noise = draw_noise(rows, samples.shape[1:], CPU)
     guider = comfy.samplers.CFGGuider(model)
     unwanted = {"negative": negative} if guidance > 1 else {}

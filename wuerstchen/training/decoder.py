@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from ..compressor import Compressor, prepare_pixels
 from ..sampling import add_noise, ddpm, draw_noise, generators, last, signal_share, uniform_times
+from ..settings import vq_cells
 from ..stage_a import StageA
 from ..stage_b import StageB
 from .data import Batch, batch, captions, edge_weights
@@ -146,7 +147,7 @@ class DecoderTask:
     def paint(self, z: Tensor, prompts: list[str]) -> Tensor:
         """Return pixels in [0, 1] painted in 12 steps from semantic latents (N, 16, h, w)."""
         rows = generators(range(len(z)))
-        size = (z.shape[2] * 32 // 3, z.shape[3] * 32 // 3)
+        size = (vq_cells(z.shape[2]), vq_cells(z.shape[3]))
         constants = self.stage_b.prepare(self.tower.read(prompts)[0], z, size)
         noise = draw_noise(rows, (4, *size), z.device)
         step = partial(self.stage_b.step, constants=constants)
