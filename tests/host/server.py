@@ -15,7 +15,9 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parent.parent
+from safetensors.torch import load
+
+ROOT = Path(__file__).parent.parent.parent
 FOLDERS = ("custom_nodes", "models", "input", "output", "temp", "user")
 PACK = "Würstchen, der Knoten"  # hosts may lie in folders with spaces and other letters
 START_SECONDS, RUN_SECONDS = 900, 600
@@ -23,13 +25,19 @@ START_SECONDS, RUN_SECONDS = 900, 600
 
 @dataclass(kw_only=True)
 class Outcome:
-    """What a run of a graph told: nodes that ran and that were cached, pictures, the error."""
+    """What a run of a graph told: nodes that ran and were cached, steps, previews, the error.
+
+    `images` are the files of saved pictures, `latents` the tensors of saved latents, in the order
+    of their nodes in the graph.
+    """
 
     ran: list[str] = field(default_factory=list)
     cached: list[str] = field(default_factory=list)
     steps: dict[str, int] = field(default_factory=dict)
     error: dict[str, Any] = field(default_factory=dict)
+    previews: int = 0
     images: list[bytes] = field(default_factory=list)
+    latents: list[Any] = field(default_factory=list)
 
     @property
     def message(self) -> str:
@@ -126,12 +134,13 @@ class Host:
                 return Outcome(error={**queued, "exception_message": json.dumps(queued)})
             async for message in wire:
                 if message.type != aiohttp.WSMsgType.TEXT:
+                    outcome.previews += 1
                     continue
                 event = json.loads(message.data)
                 if not self._noted(outcome, event["type"], event["data"]):
                     break
         if not outcome.error:
-            outcome.images = self._images(queued["prompt_id"])
+            self._fetch(outcome, graph, queued["prompt_id"])
         return outcome
 
     def _noted(self, outcome: Outcome, kind: str, data: dict[str, Any]) -> bool:
@@ -146,16 +155,23 @@ class Host:
             outcome.error = data
         return kind not in ("execution_success", "execution_error", "execution_interrupted")
 
-    def _images(self, prompt_id: str) -> list[bytes]:
-        """Return the saved pictures of a run, once the history has them."""
+    def _fetch(self, outcome: Outcome, graph: dict[str, Any], prompt_id: str) -> None:
+        """Add the saved files of a run, once the history has them."""
         for _ in range(100):
             history = self.get(f"history/{prompt_id}")
             if prompt_id in history:
                 break
             time.sleep(0.1)
-        outputs = history[prompt_id]["outputs"].values()
-        entries = [entry for output in outputs for entry in output.get("images", [])]
-        return [self.get(f"view?{urllib.parse.urlencode(entry)}") for entry in entries]
+        outputs = history[prompt_id]["outputs"]
+        for told in (outputs.get(name, {}) for name in graph):
+            outcome.images += [self._file(entry) for entry in told.get("images", [])]
+            outcome.latents += [
+                load(self._file(entry))["latent_tensor"] for entry in told.get("latents", [])
+            ]
+
+    def _file(self, entry: dict[str, str]) -> bytes:
+        body: bytes = self.get(f"view?{urllib.parse.urlencode(entry)}")
+        return body
 
 
 def pixels(image: bytes) -> Any:

@@ -1,0 +1,51 @@
+"""One running ComfyUI for all tests of a session, driven as its frontend drives it.
+
+    COMFYUI_DIR=/path/to/ComfyUI pytest -m host
+
+COMFYUI_PYTHON names the host's Python where it is not the one that runs pytest.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .graphs import example
+from .server import Host
+
+Start = Callable[..., Host]
+
+
+@pytest.fixture(scope="session")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
+    """What starts a server with the given options of the host's command line."""
+    checkout = os.environ.get("COMFYUI_DIR")
+    if not checkout:
+        pytest.skip("no ComfyUI: run COMFYUI_DIR=/path/to/ComfyUI pytest -m host")
+    pytest.importorskip("aiohttp", reason="run with the host's Python, which has aiohttp")
+    started: list[Host] = []
+
+    def started_with(*options: str) -> Host:
+        started.append(Host(Path(checkout), tmp_path_factory.mktemp("base"), *options))
+        started[-1].wait()
+        return started[-1]
+
+    try:
+        yield started_with
+    finally:
+        for server in started:
+            server.stop()
+
+
+@pytest.fixture(scope="session")
+def host(start: Start) -> Host:
+    """The server that most tests share."""
+    return start()
+
+
+@pytest.fixture
+def graph() -> Any:
+    """The plainest graph: from a prompt to a picture."""
+    return example("text_to_image")
