@@ -72,6 +72,18 @@ def with_nonsense(text: str, rng: np.random.Generator) -> str:
     return " ".join(words)
 
 
+def vaguer(text: str, rng: np.random.Generator) -> str:
+    """Return `text`, one time in three with some of its colours left out.
+
+    What goes with every colour is learnt apart from them, and so for combinations never shown.
+    """
+    if rng.random() < 2 / 3:
+        return text
+    words = text.split(" ")
+    kept = [word for word in words if word.strip(",.").lower() not in COLOURS or rng.random() < 0.5]
+    return " ".join(kept)
+
+
 def window(picture: np.ndarray, scene: Scene, side: int, rng: np.random.Generator) -> np.ndarray:
     """Return a square part of `picture`, around a point where a thing is, moved at random."""
     different = np.abs(picture.astype(np.int16) - COLOURS[scene.background]).max(axis=2) > 40

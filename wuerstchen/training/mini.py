@@ -33,7 +33,7 @@ STAGE_B = StageBConfig(
     dropout=0.0,
 )
 
-STAGE_C = StageCConfig(c=160, c_cond=128, c_r=32, depth=6, nhead=5, dropout=0.0)
+STAGE_C = StageCConfig(c=160, c_cond=128, c_r=32, depth=6, nhead=5)
 
 COMPRESSOR = CompressorConfig(
     c_stem=16,

@@ -25,7 +25,7 @@ from ..sampling import (
     signal_share,
 )
 from ..stage_c import StageC
-from .data import SIZE_SHARES, SIZES, batch_of, captions
+from .data import SIZE_SHARES, SIZES, batch_of, captions, vaguer
 from .decoder import DecoderTask
 from .judge import Score, agree, judge
 from .look import save_rows, to_bytes
@@ -34,7 +34,7 @@ from .mini import STAGE_C, initialise
 from .shapes import Scene, random_scene
 from .text import Tower
 
-BATCH, STOCK = 64, 24_000
+BATCH, STOCK = 64, 48_000
 NOISE_FLOOR = 0.005
 DROPPED, GUIDANCE = 0.1, 4.0
 
@@ -44,11 +44,12 @@ Stock = list[tuple[Tensor, list[Scene]]]
 
 
 class Foreseen(NamedTuple):
-    """Semantic latents, what they show, and a caption for each."""
+    """Semantic latents, what they show, a caption for each, and which captions tell all of it."""
 
     latents: Tensor
     scenes: list[Scene]
     prompts: list[str]
+    told: list[int]
 
 
 class PriorTask:
@@ -67,12 +68,13 @@ class PriorTask:
         latents, known = self.stock[rng.choice(len(SIZES), p=SIZE_SHARES)]
         chosen = rng.integers(len(latents), size=BATCH)
         scenes = [known[i] for i in chosen]
-        return Foreseen(
-            latents[torch.from_numpy(chosen)], scenes, captions(scenes, rng, dropped=DROPPED)
-        )
+        full = captions(scenes, rng, dropped=DROPPED)
+        prompts = [vaguer(text, rng) for text in full]
+        told = [i for i, text in enumerate(full) if text and text == prompts[i]]
+        return Foreseen(latents[torch.from_numpy(chosen)], scenes, prompts, told)
 
     def losses(self, drawn: Foreseen, progress: float) -> dict[str, Tensor]:
-        z, scenes, prompts = drawn
+        z, scenes, prompts, told = drawn
         z, t = z.to(self.device), early_times(BATCH).to(self.device)
         fresh = torch.randn_like(z)
         with half_precision(self.device):
@@ -80,7 +82,6 @@ class PriorTask:
             predicted = self.stage_c(add_noise(z, fresh, t), t, features)
         alpha = signal_share(t).view(-1, 1, 1, 1)
         weights = (1 - alpha) / (alpha + NOISE_FLOOR)
-        told = [i for i, text in enumerate(prompts) if text]
         asked = self.tower.question_loss(
             features.float()[told], lengths[told], [scenes[i] for i in told]
         )
