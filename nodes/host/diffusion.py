@@ -26,6 +26,7 @@ from ...wuerstchen.stage_b import StageB
 from ...wuerstchen.stage_c import StageC
 from .checks import check_channels, check_semantic, check_text
 from .placement import SUPPORTED, HostPlacement
+from .previews import colour
 from .schedule import Schedule, SemanticFormat, VQFormat
 
 SEMANTIC = "stable_cascade_prior"  # the host's key: its own Stage B conditioning node serves too
@@ -128,6 +129,7 @@ class Model(comfy.model_base.BaseModel):
         kind = comfy.model_base.ModelType.EPS
         super().__init__(network.family({}), kind, unet_model=lambda **_: network)
         self.model_sampling = Schedule()
+        colour(self.latent_format, network)
         self.precision = precision
         self.run: dict[Any, Constants] = {}
 

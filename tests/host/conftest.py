@@ -42,7 +42,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
 @pytest.fixture(scope="session")
 def host(start: Start) -> Host:
     """The server that most tests share."""
-    return start()
+    return start("--preview-method", "auto")
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from safetensors.torch import load
 ROOT = Path(__file__).parent.parent.parent
 FOLDERS = ("custom_nodes", "models", "input", "output", "temp", "user")
 PACK = "Würstchen, der Knoten"  # hosts may lie in folders with spaces and other letters
+PROBE = Path(__file__).with_name("probe.py")
 START_SECONDS, RUN_SECONDS = 900, 600
 
 
@@ -53,6 +54,7 @@ class Host:
         for name in FOLDERS:
             (base / name).mkdir(parents=True, exist_ok=True)
         (base / "custom_nodes" / PACK).symlink_to(ROOT, target_is_directory=True)
+        (base / "custom_nodes" / PROBE.name).symlink_to(PROBE)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -116,11 +118,11 @@ class Host:
         except urllib.error.HTTPError as error:
             return json.loads(error.read())
 
-    def run(self, graph: dict[str, Any]) -> Outcome:
-        """Return the outcome of a graph in API form."""
-        return asyncio.run(asyncio.wait_for(self._run(graph), RUN_SECONDS))
+    def run(self, graph: dict[str, Any], *, interrupt_at: int | None = None) -> Outcome:
+        """Return the outcome of a graph in API form, interrupted when a node is at that step."""
+        return asyncio.run(asyncio.wait_for(self._run(graph, interrupt_at), RUN_SECONDS))
 
-    async def _run(self, graph: dict[str, Any]) -> Outcome:
+    async def _run(self, graph: dict[str, Any], interrupt_at: int | None) -> Outcome:
         import aiohttp
 
         outcome, client = Outcome(), f"test-{time.monotonic_ns()}"
@@ -137,6 +139,8 @@ class Host:
                     outcome.previews += 1
                     continue
                 event = json.loads(message.data)
+                if event["type"] == "progress" and event["data"]["value"] == interrupt_at:
+                    await session.post(f"http://{self.address}/interrupt")
                 if not self._noted(outcome, event["type"], event["data"]):
                     break
         if not outcome.error:

@@ -5,12 +5,16 @@ Stage B, Stage B alone, and Stage C, and writes a model folder. It can be stoppe
 goes on where it was; logs and pictures lie in the work folder.
 
 `python -m wuerstchen.training measure` paints held-out prompts and lets the judge read the pictures.
+
+`python -m wuerstchen.training previews` fits the colours in which a host shows unfinished latents.
 """
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -21,9 +25,12 @@ from .export import export
 from .look import save_labelled
 from .loop import Plan, Task, finished, train
 from .measure import measure
+from .previews import fit_previews
 from .prior import PriorTask, make_stock
+from .shapes import random_scene
 from .text import TextTask, Tower
 from .vqgan import StageATask
+from .wording import caption
 
 SHOWN = 24  # pictures on a sheet
 
@@ -42,7 +49,7 @@ def main() -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     try:
-        train_mini(args) if args.job == "mini" else print_measure(args)
+        JOBS[args.job](args)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return 130
@@ -77,7 +84,11 @@ def parser() -> argparse.ArgumentParser:
     measured.add_argument("--height", type=int, default=256)
     measured.add_argument("--seed", type=int, default=0)
     measured.add_argument("--sheet", type=Path, help=f"PNG of the first {SHOWN} pictures")
-    for job in (mini, measured):
+    fitted = jobs.add_parser("previews", help="fit the colours of unfinished latents")
+    fitted.add_argument("--model", default="mini")
+    fitted.add_argument("--prompts", type=int, default=100)
+    fitted.add_argument("--out", type=Path, required=True, help="JSON file to add them to")
+    for job in (mini, measured, fitted):
         job.add_argument(
             "--device", type=choose_device, default="auto", help="auto, cpu, cuda, mps"
         )
@@ -134,6 +145,19 @@ def print_measure(args: argparse.Namespace) -> None:
         shown = done[:SHOWN]
         save_labelled([r.pixels for r in shown], [r.prompt for r in shown], args.sheet)
 
+
+def write_previews(args: argparse.Namespace) -> None:
+    """Fit the colours of a model's latents and add them to a file."""
+    model = Wuerstchen.load(args.model, device=str(args.device), progress=False)
+    rng = np.random.default_rng(0)
+    fitted = fit_previews(model, [caption(random_scene(rng), rng) for _ in range(args.prompts)])
+    known = json.loads(args.out.read_text(encoding="utf-8")) if args.out.exists() else {}
+    args.out.write_text(json.dumps(known | fitted, indent=1) + "\n", encoding="utf-8")
+    for name, entry in fitted.items():
+        print(f"{name:<16}{entry['explained']:6.1%} of the colour")
+
+
+JOBS = {"mini": train_mini, "measure": print_measure, "previews": write_previews}
 
 if __name__ == "__main__":
     sys.exit(main())

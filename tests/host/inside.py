@@ -1,0 +1,169 @@
+"""Checks that need to stand inside the host's own Python: `inside.py CHECKOUT CHECK`.
+
+Prints one line of JSON, which `test_inside.py` reads. On the CPU the host never loads a network in
+part and never runs out of memory, so these two are brought about here.
+"""
+
+import asyncio
+import importlib.util
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent.parent
+PACK = "pack"
+STEPS = 4
+
+
+def main() -> None:
+    """Run a check and print what it found."""
+    checkout, check = sys.argv[1:]
+    sys.argv[1:] = ["--cpu"]
+    sys.path.insert(0, checkout)
+    import comfy.options
+
+    comfy.options.enable_args_parsing()
+    print(json.dumps(CHECKS[check]()))
+
+
+def pack() -> Any:
+    """Return the folder as the host imports it."""
+    if PACK not in sys.modules:
+        spec = importlib.util.spec_from_file_location(PACK, ROOT / "__init__.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[PACK] = module
+        spec.loader.exec_module(module)
+    return sys.modules[PACK]
+
+
+def nodes() -> dict[str, Any]:
+    """Return the classes of the nodes by id."""
+    extension = asyncio.run(pack().comfy_entrypoint())
+    classes = asyncio.run(extension.get_node_list())
+    return {node.GET_SCHEMA().node_id: node for node in classes}
+
+
+def importing() -> dict[str, Any]:
+    """Return what asking for the nodes costs once the host is there."""
+    import nodes as host_nodes
+
+    asyncio.run(host_nodes.init_extra_nodes(init_custom_nodes=False, init_api_nodes=False))
+    before, started = set(sys.modules), time.process_time()
+    count = len(nodes())
+    seconds = time.process_time() - started
+    new = {name.partition(".")[0] for name in set(sys.modules) - before} - {PACK}
+    return {"nodes": count, "seconds": seconds, "new": sorted(new & set(OUTSIDE))}
+
+
+OUTSIDE = ("transformers", "diffusers", "huggingface_hub", "tokenizers", "requests", "tqdm")
+
+
+class Road:
+    """From a prompt to a picture by calling the nodes."""
+
+    def __init__(self, weight_dtype: str = "fp32") -> None:
+        self.nodes = nodes()
+        mini = "mini (bundled)"
+        self.prior, self.clip = self.call("LoadPrior", mini, mini, weight_dtype)
+        self.decoder, self.clip_b, self.vae = self.call(
+            "LoadDecoder", mini, mini, mini, weight_dtype
+        )
+
+    def call(self, name: str, *values: Any) -> Any:
+        """Return the outputs of a node."""
+        return self.nodes[f"Wuerstchen{name}"].execute(*values).result
+
+    def travel(self, side: int = 256) -> dict[str, Any]:
+        """Return what each stage gives for a batch of two."""
+        prompt = "a large red circle on a blue background"
+        (positive,), (negative,) = (
+            self.call("TextEncode", self.clip, text) for text in (prompt, "")
+        )
+        (wanted,) = self.call("TextEncode", self.clip_b, prompt)
+        (empty,) = self.call("EmptyLatent", side, side, 2)
+        (semantic,) = self.call(
+            "StageCSampler", self.prior, positive, negative, empty, 1, STEPS, 4.0, "uniform", 1.0
+        )
+        (vq,) = self.call("StageBDecode", self.decoder, semantic, wanted, 2, STEPS, 0.0)
+        (image,) = self.call("StageADecode", self.vae, vq, 0)
+        return {"semantic": semantic["samples"], "vq": vq["samples"], "image": image}
+
+
+def difference(one: dict[str, Any], other: dict[str, Any]) -> float:
+    """Return the largest difference of any stage, relative to the largest number."""
+    return max(float((one[k] - other[k]).abs().max() / one[k].abs().max()) for k in one)
+
+
+def half_loaded() -> dict[str, Any]:
+    """Return the difference that half a network's memory makes, and what stayed unloaded."""
+    import comfy.model_management as management
+
+    shares: list[float] = []
+    load = management.LoadedModel.model_load
+
+    def load_half(self: Any, budget: float = 0, force_patch_weights: bool = False) -> Any:
+        self.model.detach()
+        loaded = load(self, self.model.model_size() / 2, force_patch_weights)
+        shares.append(self.model.loaded_size() / self.model.model_size())
+        return loaded
+
+    found = {}
+    for weight_dtype in ("fp32", "bf16", "fp16"):
+        management.LoadedModel.model_load = load
+        whole = Road(weight_dtype).travel()
+        management.unload_all_models()
+        management.LoadedModel.model_load = load_half
+        found[weight_dtype] = difference(whole, Road(weight_dtype).travel())
+        management.unload_all_models()
+    return {"differences": found, "largest share": max(shares), "loads": len(shares)}
+
+
+def lazy() -> dict[str, Any]:
+    """Return the difference that layers make which get their weights when they are loaded."""
+    try:
+        import comfy.memory_management as memory
+    except ImportError:
+        return {"known": False}
+    import comfy.ops
+
+    whole = Road().travel()
+    memory.aimdo_enabled = True
+    empty = comfy.ops.disable_weight_init.Linear(1, 1).weight is None
+    return {"known": True, "empty": empty, "difference": difference(whole, Road().travel())}
+
+
+def out_of_memory() -> dict[str, Any]:
+    """Return how far the picture is off when Stage A cannot hold it whole."""
+    import comfy.model_management as management
+
+    road = Road()
+    whole = road.travel(side=512)
+    stage_a = road.vae.first_stage_model
+    decode, tiles = stage_a.decode, []
+
+    def decode_if_small(latent: Any) -> Any:
+        if latent.shape[2] * latent.shape[3] >= 128 * 128:
+            raise management.OOM_EXCEPTION("not enough memory")
+        tiles.append(list(latent.shape))
+        return decode(latent)
+
+    stage_a.decode = decode_if_small
+    (image,) = road.call("StageADecode", road.vae, {"samples": whole["vq"]}, 0)
+    apart = (image - whole["image"]).abs()
+    return {"tiles": len(tiles), "mean": float(apart.mean()), "largest": float(apart.max())}
+
+
+CHECKS: dict[str, Callable[[], dict[str, Any]]] = {
+    "importing": importing,
+    "half_loaded": half_loaded,
+    "lazy": lazy,
+    "out_of_memory": out_of_memory,
+}
+
+if __name__ == "__main__":
+    main()

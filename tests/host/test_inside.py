@@ -1,0 +1,59 @@
+"""What can be seen only from inside the host's Python: import, memory, the host's newest layers."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.host
+
+
+@pytest.fixture(scope="module")
+def check() -> Any:
+    """What runs a check of `inside.py` and returns what it found."""
+    checkout = os.environ.get("COMFYUI_DIR")
+    if not checkout:
+        pytest.skip("no ComfyUI: run COMFYUI_DIR=/path/to/ComfyUI pytest -m host")
+    python = os.environ.get("COMFYUI_PYTHON", sys.executable)
+    program = str(Path(__file__).with_name("inside.py"))
+
+    def found(name: str) -> dict[str, Any]:
+        command = [python, program, str(Path(checkout).resolve()), name]
+        done = subprocess.run(command, cwd=checkout, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+        answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return answer
+
+    return found
+
+
+def test_the_nodes_cost_a_tenth_of_a_second_and_import_no_model_library(check: Any) -> None:
+    found = check("importing")
+    assert found["nodes"] == 9
+    assert found["seconds"] < 0.1
+    assert found["new"] == []
+
+
+def test_with_memory_for_half_of_every_network_nothing_changes(check: Any) -> None:
+    found = check("half_loaded")
+    assert found["loads"] >= 5
+    assert found["largest share"] <= 0.5
+    assert found["differences"] == {"fp32": 0.0, "bf16": 0.0, "fp16": 0.0}
+
+
+def test_layers_that_get_their_weights_late_give_the_same(check: Any) -> None:
+    found = check("lazy")
+    if not found["known"]:
+        pytest.skip("this version of the host has no such layers")
+    assert found["empty"]
+    assert found["difference"] == 0
+
+
+def test_out_of_memory_stage_a_decodes_in_tiles_by_itself(check: Any) -> None:
+    found = check("out_of_memory")
+    assert found["tiles"] > 1
+    assert found["largest"] < 0.02
