@@ -38,7 +38,13 @@ def path_of(choice: str, folder: str, bundled: Path) -> str:
     if choice == BUNDLED:
         return str(bundled)
     found = folder_paths.get_full_path(folder, choice)
-    return str(found or folder_paths.get_full_path_or_raise(OWN_FOLDER, choice))
+    found = found or folder_paths.get_full_path(OWN_FOLDER, choice)
+    if found is None:
+        raise FileNotFoundError(
+            f"{choice} is neither in models/{folder} nor in models/{OWN_FOLDER}; put it into one of "
+            "them, or choose another file"
+        )
+    return str(found)
 
 
 class LoadPrior(io.ComfyNode):

@@ -202,7 +202,7 @@ def test_stage_b_given_as_prior_says_where_it_belongs(tmp_path: Path) -> None:
     save_file(state("stage_b"), tmp_path / "a.safetensors")
     text = refused(tmp_path / "a.safetensors")
     assert "this is Stage B (the decoder) (no projection.weight but " in text
-    assert text.endswith("; give it as --decoder")
+    assert text.endswith("; give it as the decoder")
 
 
 FOREIGN = {

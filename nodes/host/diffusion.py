@@ -33,8 +33,13 @@ SEMANTIC = "stable_cascade_prior"  # the host's key: its own Stage B conditionin
 COPIES = 16  # tensors of a map's width that are alive at once, about
 
 
-def diffusion_model(source: str, kind: str, weight_dtype: str) -> Any:
+def diffusion_model(
+    source: str, kind: str, weight_dtype: str, disable_dynamic: bool = False
+) -> Any:
     """Return the MODEL of the network `kind` ("stage_c" or "stage_b") in the file `source`.
+
+    With `disable_dynamic` the host loads it the older way; it asks for that itself where it needs
+    weights of their own, for several devices or for LoRA that changes from step to step.
 
     Raises:
         CheckpointError: if the file is missing, damaged or of another network.
@@ -48,7 +53,10 @@ def diffusion_model(source: str, kind: str, weight_dtype: str) -> Any:
     hosted = {"stage_c": HostedC, "stage_b": HostedB}[kind]
     model = Model(load_network(source, kind, placement, hosted), precision).to(offload)
     newer = getattr(comfy.model_patcher, "CoreModelPatcher", None)  # set anew when the host starts
-    patcher = (newer or comfy.model_patcher.ModelPatcher)(model, device, offload)
+    if disable_dynamic or newer is None:
+        newer = comfy.model_patcher.ModelPatcher
+    patcher = newer(model, device, offload)
+    patcher.cached_patcher_init = (diffusion_model, (source, kind, weight_dtype))
     ends = comfy.patcher_extension.CallbacksMP.ON_CLEANUP
     patcher.add_callback_with_key(ends, "wuerstchen", forget)
     return patcher

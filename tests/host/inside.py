@@ -137,6 +137,21 @@ def lazy() -> dict[str, Any]:
     return {"known": True, "empty": empty, "difference": difference(whole, Road().travel())}
 
 
+def copied() -> dict[str, Any]:
+    """Return the difference that weights of their own make, as for a second device."""
+    road = Road()
+    whole = road.travel()
+    if not hasattr(road.prior, "is_dynamic"):
+        return {"known": False}
+    before = road.prior.model
+    road.prior = road.prior.clone(force_deepcopy=True)
+    return {
+        "known": True,
+        "apart": road.prior.model is not before,
+        "difference": difference(whole, road.travel()),
+    }
+
+
 def out_of_memory() -> dict[str, Any]:
     """Return how far the picture is off when Stage A cannot hold it whole."""
     import comfy.model_management as management
@@ -162,6 +177,7 @@ CHECKS: dict[str, Callable[[], dict[str, Any]]] = {
     "importing": importing,
     "half_loaded": half_loaded,
     "lazy": lazy,
+    "copied": copied,
     "out_of_memory": out_of_memory,
 }
 

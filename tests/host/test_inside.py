@@ -53,6 +53,14 @@ def test_layers_that_get_their_weights_late_give_the_same(check: Any) -> None:
     assert found["difference"] == 0
 
 
+def test_a_copy_with_weights_of_its_own_gives_the_same(check: Any) -> None:
+    found = check("copied")
+    if not found["known"]:
+        pytest.skip("this version of the host makes no such copies")
+    assert found["apart"]
+    assert found["difference"] == 0
+
+
 def test_out_of_memory_stage_a_decodes_in_tiles_by_itself(check: Any) -> None:
     found = check("out_of_memory")
     assert found["tiles"] > 1
