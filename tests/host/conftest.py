@@ -13,22 +13,23 @@ from typing import Any
 import pytest
 
 from .graphs import example
-from .server import Host
+from .server import PACK, Host
 
 Start = Callable[..., Host]
 
 
 @pytest.fixture(scope="session")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
-    """What starts a server with the given options of the host's command line."""
+    """What starts a server with options of the host's command line, the pack in a folder `pack`."""
     checkout = os.environ.get("COMFYUI_DIR")
     if not checkout:
         pytest.skip("no ComfyUI: run COMFYUI_DIR=/path/to/ComfyUI pytest -m host")
     pytest.importorskip("aiohttp", reason="run with the host's Python, which has aiohttp")
     started: list[Host] = []
 
-    def started_with(*options: str) -> Host:
-        started.append(Host(Path(checkout), tmp_path_factory.mktemp("base"), *options))
+    def started_with(*options: str, pack: str = PACK) -> Host:
+        base = tmp_path_factory.mktemp("base")
+        started.append(Host(Path(checkout), base, *options, pack=pack))
         started[-1].wait()
         return started[-1]
 

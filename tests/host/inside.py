@@ -10,7 +10,9 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 ROOT = Path(__file__).parent.parent.parent
@@ -173,12 +175,60 @@ def out_of_memory() -> dict[str, Any]:
     return {"tiles": len(tiles), "mean": float(apart.mean()), "largest": float(apart.max())}
 
 
+def samplers() -> dict[str, Any]:
+    """Return how far our samplers are from the host's of the same name, with the same noise."""
+    nodes()
+    import comfy.k_diffusion.sampling as theirs
+    import torch
+    from pack.wuerstchen.samplers import SAMPLERS
+    from pack.wuerstchen.sampling import chosen_times, draw_noise, generators, last, noise_ratio
+
+    x = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)).double()
+    times, rows = chosen_times(12, end=0.02), (3, 4)
+    sigmas = noise_ratio(times).double()
+    scales = (1 + sigmas**2).sqrt()
+    model = hosted_model()
+
+    def noise_in(x: Any, t: Any) -> Any:
+        sigma = noise_ratio(t).double()
+        y = x * (1 + sigma**2).sqrt()[:, None, None, None]
+        return (y - model(y, sigma)) / sigma[:, None, None, None]
+
+    def apart(name: str, **how: Any) -> float:
+        y = getattr(theirs, f"sample_{name}")(model, x * scales[0], sigmas, **how)
+        ours = last(SAMPLERS[name](noise_in, x, times, generators(rows)))
+        return float((ours * scales[-1] - y).abs().max())
+
+    found = {name: apart(name) for name in ("euler", "heun", "lms", "dpmpp_2m")}
+    for name in ("euler_ancestral", "dpmpp_2m_sde", "dpmpp_3m_sde"):
+        drawn = partial(draw_noise, generators(rows), x.shape[1:], x.device)
+        found[name] = apart(name, noise_sampler=lambda *_, drawn=drawn: drawn().double())
+    return found
+
+
+def hosted_model() -> Any:
+    """Return a model of data of deviation 1/2, as the host's samplers call one."""
+    from pack.nodes.host.schedule import Schedule
+
+    class Model:
+        inner_model = SimpleNamespace(
+            inner_model=SimpleNamespace(model_sampling=Schedule()),
+            model_patcher=SimpleNamespace(get_model_object=lambda name: Schedule()),
+        )
+
+        def __call__(self, y: Any, sigma: Any, **_: Any) -> Any:
+            return y * 0.25 / (0.25 + sigma[:, None, None, None] ** 2)
+
+    return Model()
+
+
 CHECKS: dict[str, Callable[[], dict[str, Any]]] = {
     "importing": importing,
     "half_loaded": half_loaded,
     "lazy": lazy,
     "copied": copied,
     "out_of_memory": out_of_memory,
+    "samplers": samplers,
 }
 
 if __name__ == "__main__":

@@ -49,11 +49,11 @@ class Outcome:
 class Host:
     """The server process and the means to talk to it."""
 
-    def __init__(self, checkout: Path, base: Path, *options: str) -> None:
+    def __init__(self, checkout: Path, base: Path, *options: str, pack: str = PACK) -> None:
         self.base, self.log = base, base / "host.log"
         for name in FOLDERS:
             (base / name).mkdir(parents=True, exist_ok=True)
-        (base / "custom_nodes" / PACK).symlink_to(ROOT, target_is_directory=True)
+        (base / "custom_nodes" / pack).symlink_to(ROOT, target_is_directory=True)
         (base / "custom_nodes" / PROBE.name).symlink_to(PROBE)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))

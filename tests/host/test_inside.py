@@ -65,3 +65,9 @@ def test_out_of_memory_stage_a_decodes_in_tiles_by_itself(check: Any) -> None:
     found = check("out_of_memory")
     assert found["tiles"] > 1
     assert found["largest"] < 0.02
+
+
+def test_the_package_samples_as_the_host_does(check: Any) -> None:
+    found = check("samplers")
+    assert len(found) == 7
+    assert max(found.values()) < 1e-4

@@ -1,0 +1,75 @@
+"""Samplers, against data whose diffusion is known exactly."""
+
+from functools import cache
+
+import pytest
+import torch
+from torch import Tensor
+
+from wuerstchen.samplers import SAMPLERS
+from wuerstchen.sampling import generators, last, noise_ratio, uniform_times
+
+STOCHASTIC = {"ddpm", "euler_ancestral", "dpmpp_2m_sde", "dpmpp_3m_sde"}
+DETERMINISTIC = sorted(set(SAMPLERS) - STOCHASTIC)
+VARIANCE = 0.09  # of each of two heaps of numbers, around 1 and -1
+
+
+def heaps(x: Tensor, t: Tensor) -> Tensor:
+    """Return the noise in x when the data are two heaps of numbers."""
+    sigma = noise_ratio(t).double()[:, None, None, None]
+    y = x * (1 + sigma**2).sqrt()
+    spread = VARIANCE + sigma**2
+    return (y - (VARIANCE * y + sigma**2 * torch.tanh(y / spread)) / spread) / sigma
+
+
+def run(name: str, x: Tensor, steps: int) -> Tensor:
+    return last(SAMPLERS[name](heaps, x, uniform_times(steps), generators(range(len(x)))))
+
+
+def start(n: int) -> Tensor:
+    return torch.randn(n, 4, 8, 8, generator=torch.Generator().manual_seed(0)).double()
+
+
+@cache
+def truth() -> Tensor:
+    return run("heun", start(3), 500)
+
+
+def error(name: str, steps: int) -> float:
+    return float((run(name, start(3), steps) - truth()).abs().mean())
+
+
+@pytest.mark.parametrize("name", DETERMINISTIC)
+def test_more_steps_come_nearer_to_the_true_solution(name: str) -> None:
+    first_order = name in ("ddim", "euler")
+    assert error(name, 40) < (0.02 if first_order else 0.003)
+    assert error(name, 20) / error(name, 40) > (1.8 if first_order else 2.5)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_the_heaps_come_out_with_their_place_and_width(name: str) -> None:
+    distances = run(name, start(64), 60).abs()
+    assert float(distances.mean()) == pytest.approx(1, abs=0.02)
+    assert float(distances.std()) == pytest.approx(VARIANCE**0.5, abs=0.025)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("steps", [1, 2, 3, 7])
+def test_a_network_that_knows_the_picture_gives_it_back(name: str, steps: int) -> None:
+    picture = start(2).float()
+
+    def knows(x: Tensor, t: Tensor) -> Tensor:
+        sigma = noise_ratio(t)[:, None, None, None]
+        return (x * (1 + sigma**2).sqrt() - picture) / sigma
+
+    x = torch.randn(2, 4, 8, 8)
+    done = last(SAMPLERS[name](knows, x, uniform_times(steps), generators([0, 1])))
+    torch.testing.assert_close(done, picture, rtol=0, atol=0.04 if name == "ddpm" else 1e-4)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_picture_does_not_depend_on_its_neighbours(name: str) -> None:
+    x, times = start(3), uniform_times(6)
+    together = last(SAMPLERS[name](heaps, x, times, generators([5, 6, 7])))
+    alone = last(SAMPLERS[name](heaps, x[2:], times, generators([7])))
+    torch.testing.assert_close(together[2:], alone, rtol=0, atol=1e-9)
