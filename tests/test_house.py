@@ -22,6 +22,7 @@ FLOORS = {
     "clip": 3,
     "sizes": 3,
     "recognise": 3,
+    "samplers": 2,
     "stage_a": 2,
     "stage_b": 2,
     "stage_c": 2,

@@ -11,6 +11,8 @@ ROOT = Path(__file__).parent.parent
 NODES = sorted((ROOT / "nodes").glob("*.py"))
 WORKFLOWS = sorted((ROOT / "example_workflows").glob("*.json"))
 LONGEST_EXECUTE = 8
+LARGEST_THUMBNAIL = 60_000
+NOTES = {"Note", "MarkdownNote"}  # known to the frontend only
 HOST_MODELS = {"comfy", "latent_preview"}
 
 
@@ -76,10 +78,11 @@ def test_only_the_adapter_touches_the_models_of_the_host(file: Path) -> None:
 @pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.stem)
 def test_an_example_is_the_graph_that_the_host_tests_run(file: Path) -> None:
     shown, run = load(file), load(ROOT / "tests" / "workflows" / file.name)
-    kinds = {str(node["id"]): node["type"] for node in shown["nodes"]}
+    nodes = [node for node in shown["nodes"] if node["type"] not in NOTES]
+    kinds = {str(node["id"]): node["type"] for node in nodes}
     assert kinds == {key: node["class_type"] for key, node in run.items()}
     assert {kind for kind in kinds.values() if kind.startswith("Wuerstchen")} <= node_ids()
-    slots = {node["id"]: [slot["name"] for slot in node["inputs"]] for node in shown["nodes"]}
+    slots = {node["id"]: [slot["name"] for slot in node["inputs"]] for node in nodes}
     links = {
         (str(to), slots[to][slot]): [str(of), out] for _, of, out, to, slot, _ in shown["links"]
     }
@@ -87,7 +90,16 @@ def test_an_example_is_the_graph_that_the_host_tests_run(file: Path) -> None:
         (key, name): value for key, node in run.items() for name, value in node["inputs"].items()
     }
     assert links == {place: value for place, value in inputs.items() if isinstance(value, list)}
-    for node in shown["nodes"]:
+    for node in nodes:
         values = [v for (key, _), v in inputs.items() if key == str(node["id"])]
         given = [value for value in values if not isinstance(value, list)]
         assert [value for value in node["widgets_values"] if value != "fixed"] == given
+
+
+@pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.stem)
+def test_an_example_says_whose_its_nodes_are_and_has_a_picture(file: Path) -> None:
+    for node in load(file)["nodes"]:
+        if node["type"] not in NOTES:
+            pack = "wuerstchen-nodes" if node["type"] in node_ids() else "comfy-core"
+            assert node["properties"] == {"cnr_id": pack, "Node name for S&R": node["type"]}
+    assert file.with_suffix(".jpg").stat().st_size < LARGEST_THUMBNAIL

@@ -17,7 +17,7 @@ from torch import nn
 from wuerstchen import CheckpointError, Settings, Wuerstchen, cells, generators, to_images
 from wuerstchen.placement import Placement
 from wuerstchen.sampling import published_times
-from wuerstchen.settings import vq_cells
+from wuerstchen.settings import SAMPLERS, vq_cells
 
 from .peers import paint_with, pipelines
 
@@ -148,6 +148,50 @@ def test_latents_saved_and_decoded_later_give_the_same_picture(
     torch.save(vq, tmp_path / "vq.pt")
     image = to_images(later.decode_pixels(torch.load(tmp_path / "vq.pt", weights_only=True)))[0]
     assert difference(image, model.paint(PROMPT, seed=3, decoder_seed=8, steps=3)[0]) == 0
+
+
+def test_a_run_may_be_parted_at_any_time(model: Wuerstchen) -> None:
+    text = model.encode_text([PROMPT]).prior
+    how = {"sampler": "euler"}
+    whole = model.sample_semantic(text, generators([3]), steps=8, **how)
+    half = model.sample_semantic(text, generators([3]), steps=4, end=0.5, **how)
+    rest = model.sample_semantic(
+        text, generators([9]), steps=4, start=0.5, latent=half, fresh=False, **how
+    )
+    torch.testing.assert_close(rest, whole, rtol=0, atol=1e-4 * float(whole.abs().max()))
+
+
+def test_the_later_a_latent_is_entered_the_more_of_it_stays(model: Wuerstchen) -> None:
+    first, other = (model.encode_text([text]).prior for text in (PROMPT, OTHER))
+    latent = model.sample_semantic(first, generators([3]), steps=6)
+    changes = [
+        float((over - latent).abs().mean())
+        for start in (0.1, 0.5, 1.0)
+        for over in [
+            model.sample_semantic(other, generators([4]), latent=latent, start=start, steps=6)
+        ]
+    ]
+    assert 0 < changes[0] < changes[1] < changes[2]
+
+
+def test_guidance_in_an_interval_lies_between_none_and_all(model: Wuerstchen) -> None:
+    text = model.encode_text([PROMPT]).prior
+
+    def sampled(**how: Any) -> torch.Tensor:
+        return model.sample_semantic(text, generators([3]), steps=4, sampler="euler", **how)
+
+    everywhere, nowhere = sampled(guidance=4.0), sampled(guidance=1.0)
+    late = sampled(guidance=4.0, interval=(0.6, 0.0))
+    assert (sampled(guidance=4.0, interval=(1.0, 1e-6)) - everywhere).abs().max() < 1e-3
+    assert 0 < (late - nowhere).abs().mean() < (everywhere - nowhere).abs().mean()
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_paints_a_picture_for_each_stage(model: Wuerstchen, sampler: str) -> None:
+    plain = model.paint(PROMPT, QUICK)[0]
+    image = model.paint(PROMPT, QUICK, sampler=sampler, decoder_sampler=sampler)[0]
+    assert levels(image).std() > 10
+    assert (difference(image, plain) == 0) == (sampler == "ddpm")
 
 
 def test_latents_can_be_edited_with_gradients_afterwards(model: Wuerstchen) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from wuerstchen import settings
 from wuerstchen.samplers import SAMPLERS
 from wuerstchen.sampling import generators, last, noise_ratio, uniform_times
 
@@ -24,6 +25,10 @@ def heaps(x: Tensor, t: Tensor) -> Tensor:
 
 def run(name: str, x: Tensor, steps: int) -> Tensor:
     return last(SAMPLERS[name](heaps, x, uniform_times(steps), generators(range(len(x)))))
+
+
+def test_every_sampler_that_a_setting_may_name_is_there() -> None:
+    assert tuple(SAMPLERS) == settings.SAMPLERS
 
 
 def start(n: int) -> Tensor:

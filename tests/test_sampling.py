@@ -208,3 +208,11 @@ def test_times_may_be_even_between_two() -> None:
 def test_times_outside_of_one_to_zero_are_refused(start: float, end: float) -> None:
     with pytest.raises(ValueError, match="times fall"):
         chosen_times(4, start, end)
+
+
+def test_rescaled_guidance_has_the_contrast_of_no_guidance() -> None:
+    parts = torch.randn(4, 3, 8, 8)
+    led = guided(lambda x, t: parts, 5.0, rescale=1.0)(torch.zeros(2, 3, 8, 8), torch.ones(2))
+    plain = guided(lambda x, t: parts, 5.0)(torch.zeros(2, 3, 8, 8), torch.ones(2))
+    torch.testing.assert_close(led.std((1, 2, 3)), parts[:2].std((1, 2, 3)))
+    assert (plain.std((1, 2, 3)) > 2 * led.std((1, 2, 3))).all()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import __version__
 from .pictures import check_output, contact_sheet, save
-from .settings import Settings
+from .settings import SAMPLERS, Settings
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -263,6 +263,13 @@ def add_sampling_options(group: Any) -> None:
         type=whole,
         help="of Stage C, evenly spaced (default: the published list of 29)",
     )
+    names = ", ".join(SAMPLERS)
+    group.add_argument(
+        "--sampler",
+        metavar="NAME",
+        default=Settings.sampler,
+        help=f"of Stage C: {names} (default: ddpm)",
+    )
     group.add_argument(
         "--cfg",
         dest="guidance",
@@ -272,11 +279,41 @@ def add_sampling_options(group: Any) -> None:
         help="guidance of Stage C: how strongly the prompt binds; none up to 1 (default: 4.0)",
     )
     group.add_argument(
+        "--cfg-rescale",
+        dest="guidance_rescale",
+        metavar="X",
+        type=number,
+        default=Settings.guidance_rescale,
+        help="from 0 to 1: how much guidance keeps the contrast of no guidance (default: 0)",
+    )
+    group.add_argument(
+        "--cfg-start",
+        dest="guidance_start",
+        metavar="T",
+        type=number,
+        default=Settings.guidance_start,
+        help="time (1 = noise, 0 = picture) from which Stage C is guided (default: 1)",
+    )
+    group.add_argument(
+        "--cfg-end",
+        dest="guidance_end",
+        metavar="T",
+        type=number,
+        default=Settings.guidance_end,
+        help="time down to which it is guided; a step outside takes half the time (default: 0)",
+    )
+    group.add_argument(
         "--decoder-steps",
         metavar="N",
         type=whole,
         default=Settings.decoder_steps,
         help="of Stage B (default: 12)",
+    )
+    group.add_argument(
+        "--decoder-sampler",
+        metavar="NAME",
+        default=Settings.decoder_sampler,
+        help="of Stage B, as --sampler (default: ddpm)",
     )
     group.add_argument(
         "--decoder-cfg",

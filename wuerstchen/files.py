@@ -20,7 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+SAFE = (".safetensors", ".sft")
+SUFFIXES = (*SAFE, ".bin", ".pt", ".pth", ".ckpt")
 COMPONENT_FILES = (
     "diffusion_pytorch_model.safetensors",
     "model.safetensors",
@@ -208,7 +209,7 @@ def read(path: Path) -> list[Weights]:
         raise CheckpointError(f"{path}: could not be read: {first_line(error)}") from error
     if is_empty:
         raise CheckpointError(f"{path}: expected weights, found an empty file; download it again")
-    return read_safetensors(path) if path.suffix.lower() == ".safetensors" else read_pickle(path)
+    return read_safetensors(path) if path.suffix.lower() in SAFE else read_pickle(path)
 
 
 def read_safetensors(path: Path) -> list[Weights]:

@@ -11,7 +11,7 @@ Shapes: N images, L tokens, D features of a token, h w semantic cells, H W cells
 (four pixels each).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,8 +23,18 @@ from torch import Tensor
 from .checkpoints import load_network, load_text_tower
 from .files import CheckpointError, is_pipeline, parsed, resolve
 from .placement import Placement, place
-from .sampling import Denoiser, ddpm, draw_noise, generators, guided, published_times, uniform_times
-from .settings import Settings, cells, vq_cells
+from .samplers import SAMPLERS
+from .sampling import (
+    Denoiser,
+    add_noise,
+    chosen_times,
+    draw_noise,
+    generators,
+    guided,
+    uniform_times,
+    within,
+)
+from .settings import Settings, cells, check_sampler, vq_cells
 from .stage_a import StageA
 from .stage_b import StageB
 from .stage_c import StageC
@@ -132,7 +142,15 @@ class Wuerstchen:
         unwanted_c, unwanted_b = (part[-1:] for part in features)
         rows = generators([s.seed + i for i in range(s.batch)] * len(wanted))
         semantic = self.sample_semantic(
-            text_c, rows, size, unwanted=unwanted_c, steps=s.steps, guidance=s.guidance
+            text_c,
+            rows,
+            size,
+            unwanted=unwanted_c,
+            steps=s.steps,
+            sampler=s.sampler,
+            guidance=s.guidance,
+            rescale=s.guidance_rescale,
+            interval=(s.guidance_start, s.guidance_end),
         )
         if s.decoder_seed is not None:
             rows = generators([s.decoder_seed + i for i in range(s.batch)] * len(wanted))
@@ -142,6 +160,7 @@ class Wuerstchen:
             rows,
             unwanted=unwanted_b,
             steps=s.decoder_steps,
+            sampler=s.decoder_sampler,
             guidance=s.decoder_guidance,
         )
         return to_images(self.decode_pixels(vq), size)
@@ -159,28 +178,54 @@ class Wuerstchen:
         *,
         unwanted: Tensor | None = None,
         steps: int | None = None,
+        sampler: str = "ddpm",
         guidance: float = 4.0,
+        rescale: float = 0.0,
+        interval: tuple[float, float] = (1.0, 0.0),
+        latent: Tensor | None = None,
+        start: float = 1.0,
+        end: float = 0.0,
+        fresh: bool = True,
     ) -> Tensor:
         """Return semantic latents (N, 16, h, w) as Stage B takes them, 42 z - 1 (Stage C).
 
         Args:
             text: features for Stage C, (N, L, D) or (1, L, D).
             rows: N generators on the CPU; each is left where Stage B goes on.
-            size: width and height in pixels; None is the native size.
+            size: width and height in pixels; None is that of `latent`, else the native size.
             unwanted: features to lead away from, as `text`; None is the empty prompt.
-            steps: evenly spaced; None is the published list of 29.
+            steps: evenly spaced; None is the published list of 29, of which a part may be taken.
+            sampler: one of `SAMPLERS`.
             guidance: above 1 leads away from `unwanted`.
+            rescale: share of guidance's result that keeps the contrast of no guidance, 0 to 1.
+            interval: first and last time that is guided.
+            latent: what to paint over, (N or 1, 16, h, w), as this method returns it.
+            start: first time, 1 = noise; below 1 it shows through how `latent` was.
+            end: last time; above 0 the latent is left noisy, for a run that starts there.
+            fresh: False for a `latent` that a run left noisy at `start`.
 
         Raises:
-            ValueError: if a side, the steps or the rows are out of their range.
+            ValueError: if a side, the steps, the times, the sampler or the rows are out of range.
         """
+        check_sampler("sampler", sampler)
+        times = chosen_times(steps, start, end)
         width, height = size or (self.native_size, self.native_size)
         shape = (self.stage_c.config.c_in, cells(height).semantic, cells(width).semantic)
-        times = published_times() if steps is None else uniform_times(steps)
+        if latent is not None:
+            shape = (latent.shape[1], latent.shape[2], latent.shape[3])
         features = self._conditions(self.prior_text, text, unwanted, guidance, len(rows))
+        x = draw_noise(rows, shape, self.placement.device)
+        if latent is not None:
+            x = entered(latent, x, start, fresh)
         with self.placement.running(self.stage_c):
-            step = partial(self.stage_c.step, constants=self.stage_c.prepare(features))
-            z = self._diffuse("Stage C", step, shape, times, guidance, rows)
+            step, prepare = self.stage_c.step, self.stage_c.prepare
+            denoise: Denoiser = partial(step, constants=prepare(features))
+            if guidance > 1:
+                denoise = guided(denoise, guidance, rescale)
+            if guidance > 1 and interval != (1.0, 0.0):
+                alone = partial(step, constants=prepare(features[: len(rows)]))
+                denoise = within(*interval, denoise, alone)
+            z = self._diffuse("Stage C", SAMPLERS[sampler](denoise, x, times, rows), times)
         return (z * LATENT_SCALE - LATENT_SHIFT).cpu()
 
     @torch.no_grad()
@@ -192,6 +237,7 @@ class Wuerstchen:
         *,
         unwanted: Tensor | None = None,
         steps: int = 12,
+        sampler: str = "ddpm",
         guidance: float = 0.0,
     ) -> Tensor:
         """Return VQ latents (N, 4, H, W) for semantic latents (N, 16, h, w) (Stage B).
@@ -202,11 +248,13 @@ class Wuerstchen:
             rows: N generators on the CPU.
             unwanted: features to lead away from, as `text`; None is the empty prompt.
             steps: evenly spaced.
+            sampler: one of `SAMPLERS`.
             guidance: above 1 leads away from `unwanted` and from a semantic latent of zeros.
 
         Raises:
-            ValueError: if h or w, the steps or the rows are out of their range.
+            ValueError: if h or w, the steps, the sampler or the rows are out of their range.
         """
+        check_sampler("sampler", sampler)
         if len(semantic) != len(rows):
             raise ValueError(
                 f"one generator per semantic latent, got {len(rows)} for {len(semantic)}"
@@ -217,12 +265,13 @@ class Wuerstchen:
         if guidance > 1:
             semantic = torch.cat([semantic, torch.zeros_like(semantic)])
         with self.placement.running(self.stage_b):
-            step = partial(
-                self.stage_b.step,
-                constants=self.stage_b.prepare(features, semantic, (height, width)),
-            )
-            shape = (self.stage_b.config.c_in, height, width)
-            return self._diffuse("Stage B", step, shape, uniform_times(steps), guidance, rows).cpu()
+            constants = self.stage_b.prepare(features, semantic, (height, width))
+            denoise: Denoiser = partial(self.stage_b.step, constants=constants)
+            if guidance > 1:
+                denoise = guided(denoise, guidance)
+            x = draw_noise(rows, (self.stage_b.config.c_in, height, width), self.placement.device)
+            times = uniform_times(steps)
+            return self._diffuse("Stage B", SAMPLERS[sampler](denoise, x, times, rows), times).cpu()
 
     @torch.no_grad()
     def decode_pixels(self, vq: Tensor) -> Tensor:
@@ -250,20 +299,10 @@ class Wuerstchen:
         features = torch.cat([part.expand(n, -1, -1) for part in parts])
         return features.to(self.placement.device, self.placement.dtype)
 
-    def _diffuse(
-        self,
-        title: str,
-        denoise: Denoiser,
-        shape: tuple[int, ...],
-        times: Tensor,
-        guidance: float,
-        rows: Sequence[torch.Generator],
-    ) -> Tensor:
-        """Return latents (N, *shape) from noise, with a bar that counts the steps."""
-        denoise = guided(denoise, guidance) if guidance > 1 else denoise
-        x = draw_noise(rows, shape, self.placement.device)
+    def _diffuse(self, title: str, states: Iterator[Tensor], times: Tensor) -> Tensor:
+        """Return a sampler's last latent, with a bar that counts the steps."""
         with self._bar(title, len(times) - 1) as bar:
-            for latent in ddpm(denoise, x, times, rows):
+            for latent in states:
                 x = latent
                 bar.update()
         return x
@@ -272,6 +311,18 @@ class Wuerstchen:
         from tqdm import tqdm
 
         return tqdm(desc=title, total=total, disable=not self.progress)
+
+
+def entered(latent: Tensor, noise: Tensor, start: float, fresh: bool) -> Tensor:
+    """Return z at time `start` of a latent 42 z - 1, mixed with `noise` unless it is not `fresh`.
+
+    Raises:
+        ValueError: if the latent is not one for each row.
+    """
+    if latent.ndim != 4 or len(latent) not in (1, len(noise)):
+        raise ValueError(f"one latent per generator, got {len(latent)} for {len(noise)}")
+    z = ((latent.to(noise) + LATENT_SHIFT) / LATENT_SCALE).expand_as(noise)
+    return add_noise(z, noise, torch.full((len(noise),), start)) if fresh else z
 
 
 def published_pair(model: str | Path) -> tuple[str | Path, str | Path]:

@@ -252,6 +252,7 @@ def unipc_weights(ratios: list[float], h: float) -> np.ndarray:
     return weights
 
 
+# The names are those of `settings.SAMPLERS`.
 SAMPLERS: dict[str, Sampler] = {
     "ddpm": ddpm,
     "ddim": along_y(euler),

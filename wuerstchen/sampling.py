@@ -91,17 +91,36 @@ def add_noise(x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
     return alpha.sqrt() * x + (1 - alpha).sqrt() * noise
 
 
-def guided(denoise: Denoiser, guidance: float) -> Denoiser:
+def guided(denoise: Denoiser, guidance: float, rescale: float = 0.0) -> Denoiser:
     """Return a denoiser for N latents from one for 2 N: conditional rows first, then unconditional.
 
-    Classifier-free guidance (Ho and Salimans 2022, equation 6) with scale `guidance`, 1 = none.
+    Classifier-free guidance (Ho and Salimans 2022, equation 6) with scale `guidance`, 1 = none; a
+    share `rescale` of its result has the deviation of the conditional noise again (Lin et al. 2023,
+    equations 15 and 16).
     """
 
     def denoise_guided(x: Tensor, t: Tensor) -> Tensor:
         wanted, unwanted = denoise(torch.cat([x, x]), torch.cat([t, t])).chunk(2)
-        return torch.lerp(unwanted, wanted, guidance)
+        led = torch.lerp(unwanted, wanted, guidance)
+        if rescale == 0:
+            return led
+        dims = list(range(1, x.ndim))
+        ratio = wanted.std(dims, keepdim=True) / led.std(dims, keepdim=True)
+        return torch.lerp(led, led * ratio, rescale)
 
     return denoise_guided
+
+
+def within(start: float, end: float, inside: Denoiser, outside: Denoiser) -> Denoiser:
+    """Return a denoiser that is `inside` at times from `start` down to `end`, else `outside`.
+
+    Guidance in an interval (Kynkäänniemi et al. 2024) spares its second call elsewhere.
+    """
+
+    def denoise(x: Tensor, t: Tensor) -> Tensor:
+        return (inside if end <= float(t[0]) <= start else outside)(x, t)
+
+    return denoise
 
 
 def generators(seeds: Sequence[int]) -> list[torch.Generator]:

@@ -8,6 +8,19 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 SMALLEST_SIDE = 128
+SAMPLERS = (
+    "ddpm",
+    "ddim",
+    "euler",
+    "euler_ancestral",
+    "heun",
+    "dpmpp_2m",
+    "dpmpp_2m_sde",
+    "dpmpp_3m_sde",
+    "unipc",
+    "lms",
+    "deis",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,8 +32,13 @@ class Settings:
         width: pixels, at least 128; None is the model's native size.
         height: as `width`.
         steps: of Stage C, evenly spaced; None is the published list of 29.
+        sampler: of Stage C, one of `SAMPLERS`.
         guidance: of Stage C; above 1 the prompt is weighed against `negative`.
+        guidance_rescale: from 0 to 1, how much guidance keeps the contrast of no guidance.
+        guidance_start: first time (1 = noise) at which Stage C is guided.
+        guidance_end: last such time.
         decoder_steps: of Stage B.
+        decoder_sampler: of Stage B.
         decoder_guidance: of Stage B.
         seed: of the first image; image i has seed + i.
         decoder_seed: of the first image, for Stage B alone; None goes on with Stage C's generator.
@@ -34,8 +52,13 @@ class Settings:
     width: int | None = None
     height: int | None = None
     steps: int | None = None
+    sampler: str = "ddpm"
     guidance: float = 4.0
+    guidance_rescale: float = 0.0
+    guidance_start: float = 1.0
+    guidance_end: float = 0.0
     decoder_steps: int = 12
+    decoder_sampler: str = "ddpm"
     decoder_guidance: float = 0.0
     seed: int = 0
     decoder_seed: int | None = None
@@ -51,6 +74,11 @@ class Settings:
         for name in ("guidance", "decoder_guidance"):
             if not math.isfinite(getattr(self, name)):
                 raise ValueError(f"{name} must be a finite number, got {getattr(self, name)}")
+        for name in ("sampler", "decoder_sampler"):
+            check_sampler(name, getattr(self, name))
+        if not 0 <= self.guidance_rescale <= 1:
+            raise ValueError(f"guidance_rescale must be from 0 to 1, got {self.guidance_rescale}")
+        check_interval(self.guidance_start, self.guidance_end)
 
 
 class Cells(NamedTuple):
@@ -85,6 +113,29 @@ def vq_cells(semantic_cells: int) -> int:
             f"rows and columns of a semantic latent must be multiples of 3, got {semantic_cells}"
         )
     return semantic_cells // 3 * 32
+
+
+def check_sampler(name: str, value: str) -> None:
+    """Refuse a sampler that is not known.
+
+    Raises:
+        ValueError: with all that are.
+    """
+    if value not in SAMPLERS:
+        raise ValueError(f"{name} must be one of {', '.join(SAMPLERS)}, got {value!r}")
+
+
+def check_interval(start: float, end: float) -> None:
+    """Refuse times between which nothing is guided.
+
+    Raises:
+        ValueError: with the rule and the values.
+    """
+    if not 1 >= start > end >= 0:
+        raise ValueError(
+            "guidance_start and guidance_end are times that fall from at most 1 to at least 0, "
+            f"got {start} and {end}"
+        )
 
 
 def check_whole(name: str, value: Any, least: int, most: int | None = None) -> None:
