@@ -20,6 +20,7 @@ FLOORS = {
     "pipeline": 4,
     "checkpoints": 3,
     "clip": 3,
+    "lora": 3,
     "sizes": 3,
     "recognise": 3,
     "samplers": 2,
@@ -34,6 +35,7 @@ FLOORS = {
     "files": 1,
     "pictures": 1,
     "settings": 1,
+    "weighting": 1,
 }
 NEIGHBOURS = {
     # one room that grew too large for a file: checkpoints above clip and sizes above recognise
@@ -41,6 +43,7 @@ NEIGHBOURS = {
     ("checkpoints", "recognise"),
     ("checkpoints", "sizes"),
     ("clip", "recognise"),
+    ("lora", "recognise"),
     ("sizes", "recognise"),
 }
 # methods whose meaning is fixed by the class or protocol that asks for them

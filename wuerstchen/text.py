@@ -3,17 +3,35 @@
 Würstchen v2 has two towers: OpenCLIP bigG for Stage C and OpenCLIP H for Stage B. Both stages take
 the last layer after its final norm, of all tokens with the padding included; there is no pooling.
 
-Shapes: N prompts, L tokens (77), D features of a token (1280 for Stage C, 1024 for Stage B).
+A tower reads 77 tokens: a start, up to 75 of the prompt, an end, padding. Of a longer prompt it
+reads one chunk of 75 after the other, each as if it were alone. A stage attends to all tokens it is
+given, padding too: with chunks that its own prompt does not need, a picture would be another. So
+prompts of different lengths have features of different lengths.
+
+Shapes: N prompts, M chunks of all of them, L tokens (77 per chunk), D features of a token (1280 for
+Stage C, 1024 for Stage B).
 """
 
-import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from .placement import Placement
+from .weighting import Piece, pieces
+
+SMALL = 8  # tokens; a piece with fewer is not torn between two chunks
+
+
+class Token(NamedTuple):
+    """Number of a token in the vocabulary, and the weight of its piece."""
+
+    number: int
+    weight: float
+
+
+Chunk = list[Token]
 
 
 class TextTower:
@@ -37,40 +55,94 @@ class TextTower:
         config: Any = self.network.config
         return int(config.hidden_size)
 
-    @torch.no_grad()
-    def encode(self, prompts: Sequence[str]) -> Tensor:
-        """Return the features (N, L, D) of `prompts`, float32, on the CPU.
+    def encode(self, prompts: Sequence[str], weighting: str = "comfy") -> Tensor:
+        """Return the features (N, L, D) of prompts with the same number of chunks.
 
-        What goes beyond L tokens is not read, and a warning names it. Padding attends only to the
-        tokens of the prompt: without this mask the features of the padding are others.
+        Args:
+            prompts: at least one.
+            weighting: how weights are written, see `encode_each`.
+
+        Raises:
+            ValueError: if the numbers of chunks differ, or the weighting is not known.
         """
-        limit = self.tokenizer.model_max_length
-        self._warn_of_cuts(prompts, limit)
-        tokens = self.tokenizer(
-            list(prompts),
-            padding="max_length",
-            max_length=limit,
-            truncation=True,
-            return_tensors="pt",
-        )
-        with self.placement.running(self.network):
-            numbers, mask = (
-                tokens[k].to(self.placement.device) for k in ("input_ids", "attention_mask")
+        features = self.encode_each(prompts, weighting)
+        lengths = [one.shape[1] for one in features]
+        if len(set(lengths)) > 1:
+            raise ValueError(
+                "prompts that are encoded together must have the same number of tokens with their "
+                f"padding, got {', '.join(map(str, lengths))}; encode_each takes them all"
             )
-            features: Tensor = self.network(
-                input_ids=numbers, attention_mask=mask
-            ).last_hidden_state
+        return torch.cat(features)
+
+    @torch.no_grad()
+    def encode_each(self, prompts: Sequence[str], weighting: str = "comfy") -> list[Tensor]:
+        """Return the features (1, L, D) of each prompt, float32, on the CPU.
+
+        A token of weight w has the features e + w (z - e), with its own z and those of the empty
+        prompt at its place, e (as ComfyUI has them); of weight 1, z to the last bit.
+
+        Args:
+            prompts: at least one.
+            weighting: how weights are written, one of `weighting.SYNTAXES`: "comfy", as in
+                (word:1.3), "compel", as in word++, or "none".
+
+        Raises:
+            ValueError: if the weighting is not known.
+        """
+        prompts_chunks = [self.chunks(pieces(prompt, weighting)) for prompt in prompts]
+        chunks = [chunk for chunks in prompts_chunks for chunk in chunks]
+        weights = self._weights(chunks)
+        with self.placement.running(self.network):
+            features = self._read(chunks)
+            if bool((weights != 1).any()):  # read alone: the other rows keep every bit
+                empty = self._read([[]])
+                weighted = (features - empty) * weights + empty
+                features = torch.where(weights == 1, features, weighted)
+        sizes = [len(chunks) for chunks in prompts_chunks]
+        return [part.flatten(0, 1)[None] for part in torch.split(features, sizes)]
+
+    def chunks(self, parts: Sequence[Piece]) -> list[Chunk]:
+        """Return the tokens of a prompt in chunks of at most 75, without starts, ends and padding.
+
+        Each piece is read for itself, and one of fewer than 8 tokens that does not fit into its
+        chunk goes into the next whole: both as in ComfyUI.
+        """
+        room = self.tokenizer.model_max_length - self.tokenizer.num_special_tokens_to_add()
+        found: list[Chunk] = [[]]
+        for text, weight in parts:
+            numbers = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+            tokens = [Token(number, weight) for number in numbers]
+            if len(tokens) < SMALL and len(tokens) > room - len(found[-1]):
+                found.append([])
+            while tokens:
+                if len(found[-1]) == room:
+                    found.append([])
+                free = room - len(found[-1])
+                found[-1] += tokens[:free]
+                tokens = tokens[free:]
+        return found
+
+    def _read(self, chunks: Sequence[Chunk]) -> Tensor:
+        """Return the features (M, 77, D) of chunks, float32, on the CPU.
+
+        Padding attends only to the tokens of its chunk: without this mask its features are others.
+        """
+        words, length = self.tokenizer, self.tokenizer.model_max_length
+        rows = [
+            [words.bos_token_id, *(token.number for token in chunk), words.eos_token_id]
+            for chunk in chunks
+        ]
+        numbers = torch.tensor([row + [words.pad_token_id] * (length - len(row)) for row in rows])
+        mask = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows])
+        device = self.placement.device
+        features: Tensor = self.network(
+            input_ids=numbers.to(device), attention_mask=mask.to(device)
+        ).last_hidden_state
         return features.float().cpu()
 
-    def _warn_of_cuts(self, prompts: Sequence[str], limit: int) -> None:
-        room = limit - self.tokenizer.num_special_tokens_to_add()
-        for numbers in self.tokenizer(list(prompts), add_special_tokens=False, verbose=False)[
-            "input_ids"
-        ]:
-            if len(numbers) > room:
-                cut = self.tokenizer.decode(numbers[room:])
-                warnings.warn(
-                    f"a prompt has {len(numbers)} tokens and the model reads {room}; "
-                    f"not read: {cut!r}",
-                    stacklevel=3,
-                )
+    def _weights(self, chunks: Sequence[Chunk]) -> Tensor:
+        """Return the weights (M, 77, 1) of the tokens; those of start, end and padding are 1."""
+        weights = torch.ones(len(chunks), self.tokenizer.model_max_length, 1)
+        for row, chunk in zip(weights, chunks, strict=True):
+            row[1 : 1 + len(chunk), 0] = torch.tensor([token.weight for token in chunk])
+        return weights

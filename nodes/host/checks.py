@@ -1,11 +1,13 @@
 """What may be connected to what, and what to say where it may not."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
 from ...wuerstchen.settings import vq_cells
 
+VQ_PIXELS = 4
 NAMES = {4: "a Stage B latent (or the host's own)", 16: "a Stage C latent"}
 
 
@@ -64,8 +66,24 @@ def check_semantic(semantic: Tensor | None, latent: Tensor, prompt_type: Any) ->
     check_channels(semantic, 16, "connect the output of Würstchen Stage C Sampler")
     wanted, found = [vq_cells(side) for side in semantic.shape[2:]], list(latent.shape[2:])
     if found != wanted:
+        height, width = (side * VQ_PIXELS for side in wanted)
         raise ValueError(
             f"the latent of Stage B must have {wanted} rows and columns for this Stage C latent, "
-            f"got {found}; give an empty latent of 8 pixels per cell of these, or use Würstchen "
-            "Stage B Decode"
+            f"got {found}; connect the stage_b of StableCascade_EmptyLatentImage with width "
+            f"{width} and height {height}, or use Würstchen Stage B Decode"
         )
+
+
+def check_area(area: Sequence[int] | None, sides: tuple[int, int]) -> None:
+    """Refuse a conditioning for an area beyond the latent: rows, columns, first row, first column.
+
+    Raises:
+        ValueError: with both and what to use.
+    """
+    if area is None or (area[2] < sides[0] and area[3] < sides[1]):
+        return
+    raise ValueError(
+        f"the area of a conditioning begins at row {area[2]}, column {area[3]}, the latent has "
+        f"{sides[0]} rows and {sides[1]} columns; the host counts 8 pixels per cell, so give the "
+        "area in shares, with ConditioningSetAreaPercentage"
+    )

@@ -24,7 +24,7 @@ from ...wuerstchen.checkpoints import load_network
 from ...wuerstchen.placement import DTYPES
 from ...wuerstchen.stage_b import StageB
 from ...wuerstchen.stage_c import StageC
-from .checks import check_channels, check_semantic, check_text
+from .checks import check_area, check_channels, check_semantic, check_text
 from .placement import SUPPORTED, HostPlacement
 from .previews import colour
 from .schedule import Schedule, SemanticFormat, VQFormat
@@ -147,15 +147,16 @@ class Model(comfy.model_base.BaseModel):
         text, semantic = given.get("cross_attn"), None
         check_channels(noise, network.config.c_in, f"this sampler runs {network.label}")
         check_text(text, network.text_width, network.loader)
+        sides = (noise.shape[2], noise.shape[3])
+        check_area(given.get("area"), sides)
         if isinstance(network, StageB):
             semantic = given.get(SEMANTIC)
             check_semantic(semantic, noise, given.get("prompt_type"))
             if semantic is None:
-                sides = [max(1, side * 3 // 32) for side in noise.shape[2:]]
-                semantic = torch.zeros(1, network.config.effnet_embd, *sides)
+                cells = [max(1, side * 3 // 32) for side in sides]
+                semantic = torch.zeros(1, network.config.effnet_embd, *cells)
             semantic = semantic.to(device, torch.float32)
         text = cast(Tensor, text).to(device, self.precision)
-        sides = (noise.shape[2], noise.shape[3])
         return {"constants": Given(self, text, semantic, sides, not given.get("hooks"))}
 
     @torch.no_grad()

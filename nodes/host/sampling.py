@@ -93,10 +93,12 @@ def with_semantic(conditioning: Any, semantic: Latent) -> Any:
     """Return a CONDITIONING for Stage B that holds a Stage C latent.
 
     Raises:
-        ValueError: if the latent is not Stage C's.
+        ValueError: if the latent is not Stage C's, or empty.
     """
     given = semantic["samples"]
     check_channels(given, 16, "connect the output of Würstchen Stage C Sampler")
+    if not given.any():
+        raise ValueError("the Stage C latent is empty; put Würstchen Stage C Sampler after it")
     return [[text, {**entries, SEMANTIC: given}] for text, entries in conditioning]
 
 
@@ -162,6 +164,9 @@ def sample_ddpm(
         if callback is not None:
             now = {"i": i, "x": y, "denoised": pictures[0], "sigma": sigmas[i]}
             callback({**now, "sigma_hat": sigmas[i]})
+    mask = (extra_args or {}).get("denoise_mask")
+    if mask is not None and sigmas[-1] == 0:
+        y = torch.lerp(pictures[0], y, mask)  # the last step leaves a trace of noise everywhere
     return y * scale(sigmas[-1])
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from .graphs import DECODER, PRIOR, STAGE_C, put
+from .graphs import DECODER, EMPTY, PRIOR, STAGE_B, STAGE_C, put
 from .server import ROOT, Host
 
 pytestmark = pytest.mark.host
@@ -91,6 +91,11 @@ def test_the_folder_of_our_own_serves_as_well(host: Host, graph: Any, place: Put
     place("wuerstchen", "config.json", config)
     put(graph, DECODER, stage_a=file)
     assert host.run(graph).message == ""
+
+
+def test_an_empty_stage_c_latent_is_refused(host: Host, graph: Any) -> None:
+    put(graph, STAGE_B, latent=[EMPTY, 0])
+    assert "put Würstchen Stage C Sampler after it" in host.run(graph).message
 
 
 def test_the_queue_goes_on_after_all_of_it(host: Host, graph: Any) -> None:

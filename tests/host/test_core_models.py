@@ -1,0 +1,167 @@
+"""The host's nodes for models on Würstchen's: merging, LoRA and compiling, in a running ComfyUI."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from wuerstchen.files import METADATA_CONFIG
+
+from .graphs import DECODER, PRIOR, STAGE_B, STAGE_C, Graph, Link, add, again, apart, latents, put
+from .server import ROOT, Host
+
+pytestmark = pytest.mark.host
+
+MINI = ROOT / "wuerstchen" / "mini" / "wuerstchen-prior" / "prior"
+KEYS, OUT = "blocks.2.attention.to_k", "blocks.5.attention.to_out.0"
+TEXT, HEAD = "blocks.8.kv_mapper.1", "cond_mapper.0"
+SPELLINGS: dict[str, Callable[[str], str]] = {
+    "dotted": lambda module: f"diffusion_model.{module}",
+    "underscored": lambda module: f"lora_unet_{module.replace('.', '_')}",
+}
+RANK, ALPHA = 2, 1.0
+
+
+@pytest.fixture
+def graph(graph: Any) -> Any:
+    """The plain graph with few steps, in full precision."""
+    put(graph, STAGE_C, times="uniform", steps=4)
+    put(graph, STAGE_B, steps=4)
+    put(graph, PRIOR, weight_dtype="fp32")
+    return graph
+
+
+def bundled() -> dict[str, Tensor]:
+    """Return the weights of the bundled Stage C."""
+    tensors = load_file(MINI / "diffusion_pytorch_model.safetensors")
+    return {name: tensor.float() for name, tensor in tensors.items()}
+
+
+def other() -> dict[str, Tensor]:
+    """Return the weights of another Stage C: noise is added to the bundled one's."""
+    drawn = torch.Generator().manual_seed(3)
+    return {
+        name: tensor + 0.1 * tensor.std() * torch.randn(tensor.shape, generator=drawn)
+        for name, tensor in bundled().items()
+    }
+
+
+def keep(host: Host, name: str, tensors: dict[str, Tensor]) -> str:
+    """Write a Stage C where the host looks for it, once; return its name."""
+    file = folder(host, "diffusion_models") / name
+    if not file.exists():
+        config = (MINI / "config.json").read_text(encoding="utf-8")
+        save_file(tensors, file, metadata={METADATA_CONFIG: config})
+    return name
+
+
+def folder(host: Host, name: str) -> Path:
+    """Return a folder of the host's models."""
+    place = host.base / "models" / name
+    place.mkdir(exist_ok=True)
+    return place
+
+
+def loaded(graph: Graph, prior: str) -> Link:
+    """Add a loader of a Stage C."""
+    return again(graph, PRIOR, prior=prior)
+
+
+def sampled(graph: Graph, model: Link) -> Link:
+    """Add a run of Stage C with this model."""
+    return again(graph, STAGE_C, model=model)
+
+
+def merged(graph: Graph, one: Link, other: Link, ratio: float) -> Link:
+    """Add a merge of two models; a ratio of 1 is the first."""
+    return add(graph, "ModelMergeSimple", model1=one, model2=other, ratio=ratio)
+
+
+def test_a_merge_is_the_interpolation_of_the_weights(host: Host, graph: Graph) -> None:
+    one, two = bundled(), other()
+    mean = {name: 0.5 * tensor + 0.5 * two[name] for name, tensor in one.items()}
+    first = [PRIOR, 0]
+    second = loaded(graph, keep(host, "other.safetensors", two))
+    middle = loaded(graph, keep(host, "mean.safetensors", mean))
+    merges = [merged(graph, first, second, ratio) for ratio in (1.0, 0.5, 0.0)]
+    runs = [sampled(graph, model) for model in (*merges, first, middle, second)]
+    all_first, half, all_second, plain, by_file, plain_second = latents(host, graph, *runs)
+    assert apart(all_first, plain) == 0
+    assert apart(half, by_file) < 1e-3
+    assert apart(all_second, plain_second) < 1e-3
+    assert min(apart(by_file, plain), apart(by_file, plain_second)) > 0.01
+
+
+def test_a_model_merged_with_itself_stays_itself(host: Host, graph: Graph) -> None:
+    again_same = loaded(graph, keep(host, "same.safetensors", bundled()))
+    runs = [sampled(graph, merged(graph, [PRIOR, 0], again_same, 0.3)), [STAGE_C, 0]]
+    same, plain = latents(host, graph, *runs)
+    assert apart(same, plain) < 1e-4
+
+
+def low_rank(module: str) -> tuple[Tensor, Tensor]:
+    """Return the two matrices of a LoRA for a linear layer of the bundled Stage C."""
+    rows, columns = bundled()[f"{module}.weight"].shape
+    drawn = torch.Generator().manual_seed(rows + len(module))
+    up = 0.5 * torch.randn(rows, RANK, generator=drawn)
+    return up, 0.5 * torch.randn(RANK, columns, generator=drawn)
+
+
+def keep_lora(host: Host, name: str, modules: list[str], spelt: Callable[[str], str]) -> str:
+    """Write a LoRA for these layers where the host looks for it; return its name."""
+    tensors = {}
+    for module in modules:
+        up, down = low_rank(module)
+        entries = {"lora_up.weight": up, "lora_down.weight": down, "alpha": torch.tensor(ALPHA)}
+        tensors.update({f"{spelt(module)}.{end}": tensor for end, tensor in entries.items()})
+    save_file(tensors, folder(host, "loras") / name)
+    return name
+
+
+def with_lora(graph: Graph, name: str, strength: float) -> Link:
+    """Add the prior's model with a LoRA."""
+    given = {"model": [PRIOR, 0], "lora_name": name, "strength_model": strength}
+    return add(graph, "LoraLoaderModelOnly", **given)
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+@pytest.mark.parametrize("modules", [[KEYS], [OUT], [TEXT, HEAD], [KEYS, OUT, TEXT]])
+def test_a_lora_is_its_product_added_to_the_weights(
+    host: Host, graph: Graph, modules: list[str], spelling: str
+) -> None:
+    name = "-".join(modules)
+    lora = keep_lora(host, f"{name}-{spelling}.safetensors", modules, SPELLINGS[spelling])
+    tensors = bundled()
+    for module in modules:
+        up, down = low_rank(module)
+        tensors[f"{module}.weight"] += 0.5 * ALPHA / RANK * up @ down
+    by_file = loaded(graph, keep(host, f"{name}.safetensors", tensors))
+    models = (with_lora(graph, lora, 0.5), by_file, with_lora(graph, lora, 0.0), [PRIOR, 0])
+    patched, added, off, plain = latents(host, graph, *(sampled(graph, m) for m in models))
+    assert apart(patched, added) < 1e-4
+    assert apart(off, plain) == 0
+    assert apart(patched, plain) > 0.01
+
+
+def test_a_compiled_stage_c_paints_the_same(host: Host, graph: Graph) -> None:
+    run = sampled(graph, compiled(graph, PRIOR))
+    assert_nearly_equal(*latents(host, graph, run, [STAGE_C, 0]))
+
+
+def test_a_compiled_stage_b_paints_the_same(host: Host, graph: Graph) -> None:
+    run = again(graph, STAGE_B, model=compiled(graph, DECODER))
+    assert_nearly_equal(*latents(host, graph, run, [STAGE_B, 0]))
+
+
+def compiled(graph: Graph, loader: str) -> Link:
+    """Add the compiled model of a loader; compiling it takes a minute or two."""
+    return add(graph, "TorchCompileModel", model=[loader, 0], backend="inductor")
+
+
+def assert_nearly_equal(fast: Tensor, plain: Tensor) -> None:
+    """Compiled code rounds otherwise: the same bits would mean that it did not run."""
+    assert 0 < apart(fast, plain) < 1e-3

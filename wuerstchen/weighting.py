@@ -1,0 +1,148 @@
+r"""Prompt -> pieces of text, each with a weight: how much its words count.
+
+    comfy    (word) weighs 1.1, (word:1.3) weighs 1.3, [word] weighs 1 / 1.1
+    compel   word++ weighs 1.1 per plus, word-- 0.9 per minus, (some words)1.2, (some words)++
+    none     all is text
+
+The first is ComfyUI's, with AUTOMATIC1111's square brackets; the second is Compel's. Weights within
+weights multiply, and a backslash makes a sign text: \( \) \[ \] or \( \) \+ \-. Whatever is not a
+weight is text as well, so that no prompt is wrong: a bracket without its partner, a colon without a
+number behind it, in compel also brackets without a weight.
+"""
+
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+STEP_UP, STEP_DOWN = 1.1, 0.9
+ROUND, SQUARE = {")": "("}, {"]": "["}
+
+COMFY = re.compile(r"\\[()\[\]]|[()\[\]]|[^()\[\]\\]+|\\")
+COMFY_ESCAPE = re.compile(r"\\([()\[\]])")
+
+COMPEL = re.compile(
+    r"""(?P<word> (?:\\[()+\-]|[^\s()\\",])*? (?:\\[()+\-]|[^\s()\\",+\-]) )
+        (?P<signs> \+{1,99}|-{1,99} ) (?=[\s()",.;:!?]|\Z)
+    | \\[()+\-]
+    | \(
+    | \) (?: (?:\+{1,99}|-{1,99}) (?![\w+\-]) | (?:\d+(?:\.\d+)?|\.\d+) (?!\w) )?
+    | [^\s()\\",]+
+    | .""",
+    re.VERBOSE | re.DOTALL,
+)
+COMPEL_ESCAPE = re.compile(r"\\([()+\-])")
+
+
+class Piece(NamedTuple):
+    """Text and its weight; 1 is none."""
+
+    text: str
+    weight: float
+
+
+# text, or a factor for what follows, or None: the last factor ends
+Mark = str | float | None
+
+
+def pieces(prompt: str, syntax: str = "comfy") -> list[Piece]:
+    """Return the pieces of a prompt, at least one.
+
+    Args:
+        prompt: any text; without weights it comes back as one piece.
+        syntax: one of `SYNTAXES`.
+
+    Raises:
+        ValueError: if the syntax is not known.
+    """
+    if syntax not in SYNTAXES:
+        raise ValueError(f"weighting must be one of {', '.join(SYNTAXES)}, got {syntax!r}")
+    found, text, weights = [], "", [1.0]
+    for mark in SYNTAXES[syntax](prompt):
+        if isinstance(mark, str):
+            text += mark
+            continue
+        if text:
+            found.append(Piece(text, weights[-1]))
+            text = ""
+        if mark is None:
+            weights.pop()
+        else:
+            weights.append(weights[-1] * mark)
+    if text or not found:
+        found.append(Piece(text, weights[-1]))
+    return found
+
+
+def comfy(prompt: str) -> Sequence[Mark]:
+    """Return the marks of ComfyUI's syntax."""
+    parts = COMFY.findall(prompt)
+    marks: list[Mark] = [COMFY_ESCAPE.sub(r"\1", part) for part in parts]
+    for start, end in pairs(parts, ROUND | SQUARE):
+        factor = STEP_UP if parts[start] == "(" else 1 / STEP_UP
+        text, colon, digits = parts[end - 1].rpartition(":")
+        if colon and parts[start] == "(":
+            number, is_bare = finite(digits), not text and end - 1 == start + 1
+            if number is None or is_bare:
+                continue
+            factor, marks[end - 1] = number, text
+        marks[start], marks[end] = factor, None
+    return marks
+
+
+def compel(prompt: str) -> Sequence[Mark]:
+    """Return the marks of Compel's syntax; `word++` is read as `(word)++`."""
+    parts: list[str] = []
+    for match in COMPEL.finditer(prompt):
+        word, signs = match["word"], match["signs"]
+        parts += ["(", word, f"){signs}"] if word else [match[0]]
+    marks: list[Mark] = [COMPEL_ESCAPE.sub(r"\1", part) for part in parts]
+    for start, end in pairs(parts, ROUND):
+        weight = parts[end][1:]
+        if weight:
+            step = {"+": STEP_UP, "-": STEP_DOWN}.get(weight[0])
+            marks[start] = float(weight) if step is None else step ** len(weight)
+            marks[end] = None
+    return marks
+
+
+def none(prompt: str) -> Sequence[Mark]:
+    """Return the prompt as the only mark."""
+    return [prompt]
+
+
+SYNTAXES: dict[str, Callable[[str], Sequence[Mark]]] = {
+    "comfy": comfy,
+    "compel": compel,
+    "none": none,
+}
+
+
+def pairs(parts: Sequence[str], partners: Mapping[str, str]) -> Iterator[tuple[int, int]]:
+    """Yield the places of the brackets that belong together, first character of a part each.
+
+    A bracket closes the last open one of its kind; what was opened between the two stays open.
+
+    Args:
+        parts: of a prompt, none empty.
+        partners: the opening bracket of each closing one.
+    """
+    waiting: dict[str, list[int]] = {opening: [] for opening in partners.values()}
+    for end, part in enumerate(parts):
+        if part[0] in waiting:
+            waiting[part[0]].append(end)
+        elif part[0] in partners and waiting[partners[part[0]]]:
+            start = waiting[partners[part[0]]].pop()
+            for others in waiting.values():
+                while others and others[-1] > start:
+                    others.pop()
+            yield start, end
+
+
+def finite(digits: str) -> float | None:
+    """Return the finite number that is written in `digits`, or None."""
+    try:
+        number = float(digits)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
