@@ -10,6 +10,7 @@ from . import load, stage_a, stage_b, stage_c, text
 NODES: list[type[io.ComfyNode]] = [
     load.LoadPrior,
     load.LoadDecoder,
+    load.LoadStageA,
     text.TextEncode,
     stage_c.EmptyLatent,
     stage_c.StageCSampler,

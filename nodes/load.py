@@ -142,3 +142,32 @@ class LoadDecoder(io.ComfyNode):
             host.text_tower(tower, "h", weight_dtype, embeddings),
             host.autoencoder(path_of(stage_a, "vae", MINI_DECODER), weight_dtype),
         )
+
+
+class LoadStageA(io.ComfyNode):
+    """Stage A alone, to swap it without running Stage B again."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Return the node's interface."""
+        return io.Schema(
+            node_id="WuerstchenLoadStageA",
+            display_name="Würstchen Load Stage A",
+            category="Würstchen/load",
+            description="Loads another Stage A than the decoder's own. Swapping it here runs only "
+            "Stage A again.",
+            inputs=[
+                io.Combo.Input(
+                    "stage_a",
+                    options=choices("vae"),
+                    tooltip="File of Stage A (the VQGAN), from models/vae or models/wuerstchen.",
+                ),
+                io.Combo.Input("weight_dtype", options=host.WEIGHT_DTYPES, tooltip=WEIGHT_DTYPE),
+            ],
+            outputs=[io.Vae.Output(display_name="vae", tooltip="Stage A.")],
+        )
+
+    @classmethod
+    def execute(cls, stage_a: str, weight_dtype: str) -> io.NodeOutput:
+        """Load it."""
+        return io.NodeOutput(host.autoencoder(path_of(stage_a, "vae", MINI_DECODER), weight_dtype))

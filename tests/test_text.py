@@ -1,19 +1,42 @@
-"""Text towers: shapes, padding, the mask, truncation."""
+"""Text towers: shapes, padding, the mask, chunks, weights, features from elsewhere."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
+from wuerstchen import Wuerstchen, generators
 from wuerstchen.checkpoints import load_text_tower
 from wuerstchen.placement import Placement
 from wuerstchen.text import TextTower
+from wuerstchen.weighting import pieces
+
+LONG = "a large red circle on a blue background " * 11 + "large star"  # 90 tokens
+FULL = "red " * 75
+PLAIN = ["a red circle", "", "A large, GREEN star!", FULL, r"info: 3 + 4 = 7 \ 8"]
+
+
+@pytest.fixture(scope="module", params=["wuerstchen-prior", "wuerstchen"])
+def tower(tiny: Path, request: pytest.FixtureRequest) -> TextTower:
+    placement = Placement()
+    return TextTower(*load_text_tower(tiny / request.param, placement), placement)
 
 
 @pytest.fixture(scope="module")
-def tower(tiny: Path) -> TextTower:
-    placement = Placement()
-    return TextTower(*load_text_tower(tiny / "wuerstchen-prior", placement), placement)
+def model(tiny: Path) -> Wuerstchen:
+    return Wuerstchen.load(tiny, device="cpu", progress=False)
+
+
+@torch.no_grad()
+def by_transformers(tower: TextTower, prompts: list[str]) -> Tensor:
+    """What tokenizer and network give without this package; diffusers calls them so too."""
+    tokens = tower.tokenizer(
+        prompts, padding="max_length", max_length=77, truncation=True, return_tensors="pt"
+    )
+    features: Tensor = tower.network(tokens.input_ids, tokens.attention_mask).last_hidden_state
+    return features
 
 
 def test_features_are_float32_of_all_tokens_with_the_padding(tower: TextTower) -> None:
@@ -23,9 +46,24 @@ def test_features_are_float32_of_all_tokens_with_the_padding(tower: TextTower) -
     assert features.isfinite().all()
 
 
+@pytest.mark.parametrize("weighting", ["comfy", "compel", "none"])
+def test_without_weights_every_bit_is_that_of_transformers(
+    tower: TextTower, weighting: str
+) -> None:
+    assert torch.equal(tower.encode(PLAIN, weighting), by_transformers(tower, PLAIN))
+
+
 def test_a_prompt_has_the_same_features_in_any_company(tower: TextTower) -> None:
-    together = tower.encode(["a red circle", "a large green star on a blue background"])
-    torch.testing.assert_close(together[:1], tower.encode(["a red circle"]), atol=1e-5, rtol=1e-5)
+    prompts = [
+        "a red circle",
+        LONG,
+        "a large (green:1.3) star on a blue background",
+        f"{LONG} {LONG}",
+    ]
+    together = tower.encode_each(prompts)
+    assert [part.shape[1] for part in together] == [77, 154, 77, 231]
+    for prompt, features in zip(prompts, together, strict=True):
+        torch.testing.assert_close(features, tower.encode([prompt]), atol=1e-5, rtol=1e-5)
 
 
 def test_capitals_do_not_matter(tower: TextTower) -> None:
@@ -42,23 +80,134 @@ def test_padding_attends_to_the_prompt_alone(tower: TextTower) -> None:
     assert not torch.allclose(masked, unmasked, atol=1e-3)
 
 
-def test_what_is_cut_off_is_named_and_not_read(tower: TextTower) -> None:
-    kept = "red " * 75
-    with pytest.warns(UserWarning, match="tokens and the model reads 75; not read: 'green star'"):
-        cut = tower.encode([kept + "green star"])
-    assert torch.equal(cut, tower.encode([kept]))
+def test_a_long_prompt_is_read_in_chunks_as_if_each_were_alone(tower: TextTower) -> None:
+    prompt = f"{LONG} {LONG}"
+    words = prompt.split()
+    chunks = [" ".join(words[i : i + 75]) for i in range(0, len(words), 75)]
+    assert len(chunks) == 3
+    features = tower.encode([prompt])
+    assert torch.equal(features, by_transformers(tower, chunks).flatten(0, 1)[None])
 
 
-def test_a_prompt_that_fits_gives_no_warning(
+def test_a_chunk_begins_with_the_token_that_no_longer_fits(
     tower: TextTower, recwarn: pytest.WarningsRecorder
 ) -> None:
-    tower.encode(["red " * 75])
+    full, more = tower.encode([FULL]), tower.encode([f"{FULL} star"])
+    assert (full.shape[1], more.shape[1]) == (77, 154)
+    torch.testing.assert_close(more[:, :77], full, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(more[:, 77:], tower.encode(["star"]), atol=1e-5, rtol=1e-5)
     assert not recwarn.list
+
+
+def test_a_small_weighted_piece_is_not_torn_between_chunks(tower: TextTower) -> None:
+    front = "red " * 73
+    for piece, sizes in (("blue " * 7, [73, 7]), ("blue " * 8, [75, 6]), ("blue " * 2, [75])):
+        chunks = tower.chunks(pieces(f"{front}({piece}:1.3)"))
+        assert [len(chunk) for chunk in chunks] == sizes
+    moved = tower.encode([f"{front}(a large star:1)"])
+    alone = by_transformers(tower, [front, "a large star"]).flatten(0, 1)[None]
+    assert torch.equal(moved, alone)
+
+
+def test_prompts_of_different_lengths_are_not_stacked(tower: TextTower) -> None:
+    with pytest.raises(ValueError, match="got 77, 154; encode_each takes them all"):
+        tower.encode(["a red circle", LONG])
+
+
+@pytest.mark.parametrize(
+    ("prompt", "weighting", "weight"),
+    [
+        ("a (large:1.3) red circle", "comfy", 1.3),
+        ("a (large:0.4) red circle", "comfy", 0.4),
+        ("a [large] red circle", "comfy", 1 / 1.1),
+        ("a large++ red circle", "compel", 1.1**2),
+        ("a (large)0.4 red circle", "compel", 0.4),
+    ],
+)
+def test_a_weight_moves_its_token_away_from_the_empty_prompt_and_no_other(
+    tower: TextTower, prompt: str, weighting: str, weight: float
+) -> None:
+    plain, empty = by_transformers(tower, ["a large red circle"]), by_transformers(tower, [""])
+    features = tower.encode([prompt], weighting)
+    place = torch.arange(77) == 2  # after the start and "a"
+    assert torch.equal(features[:, ~place], plain[:, ~place])
+    expected = torch.lerp(empty, plain, weight)[:, place]
+    torch.testing.assert_close(features[:, place], expected, atol=1e-5, rtol=1e-5)
+    assert (features - plain)[:, place].abs().max() > 0.01
+
+
+def test_a_weight_of_one_is_none_and_of_zero_is_the_empty_prompt(tower: TextTower) -> None:
+    plain, empty = by_transformers(tower, ["a red circle"]), by_transformers(tower, [""])
+    assert torch.equal(tower.encode(["a (red:1) (circle:1.0)"]), plain)
+    nothing = tower.encode(["(a red circle:0)"])
+    assert torch.equal(nothing[:, 1:4], empty[:, 1:4])
+    assert torch.equal(nothing[:, 4:], plain[:, 4:])
+
+
+def test_a_weight_counts_in_its_own_chunk_alone(tower: TextTower) -> None:
+    plain, empty = tower.encode([f"{FULL} a star"]), by_transformers(tower, [""])
+    features = tower.encode([f"{FULL} a (star:1.5)"])
+    place = torch.arange(154) == 77 + 2
+    assert torch.equal(features[:, ~place], plain[:, ~place])
+    expected = torch.lerp(empty[:, 2:3], plain[:, place], 1.5)
+    torch.testing.assert_close(features[:, place], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_weights_of_a_neighbour_change_no_bit(tower: TextTower) -> None:
+    alike = tower.encode(["a red circle", "a green star"])
+    weighted = tower.encode(["a red circle", "a (green:1.4) star"])
+    assert torch.equal(alike[0], weighted[0])
+    assert not torch.equal(alike[1], weighted[1])
+
+
+def test_signs_are_read_as_text_where_they_are_no_weights(tower: TextTower) -> None:
+    prompt = "a (red:1.3) circle"
+    assert torch.equal(tower.encode([prompt], "none"), by_transformers(tower, [prompt]))
+    assert torch.equal(tower.encode([r"a \(red\)"]), by_transformers(tower, ["a (red)"]))
+    with pytest.raises(ValueError, match="one of comfy, compel, none, got 'magic'"):
+        tower.encode([prompt], "magic")
 
 
 def test_half_precision_stays_inside_the_tower(tiny: Path, tower: TextTower) -> None:
     placement = Placement(dtype=torch.bfloat16)
-    half = TextTower(*load_text_tower(tiny / "wuerstchen-prior", placement), placement)
-    features = half.encode(["a red circle"])
+    folder = Path(tower.network.name_or_path).parent
+    half = TextTower(*load_text_tower(folder, placement), placement)
+    features = half.encode(["a (red:1.3) circle"])
     assert features.dtype == torch.float32
-    assert (features - tower.encode(["a red circle"])).abs().max() < 0.2
+    assert (features - tower.encode(["a (red:1.3) circle"])).abs().max() < 0.2
+
+
+def test_stages_take_features_from_elsewhere_of_any_length(model: Wuerstchen) -> None:
+    """As a library for prompts makes them, of the text tower and tokenizer in the same folder."""
+    chunks = by_transformers(model.prior_text, ["a red circle", "on a blue background"])
+    whole = chunks.flatten(0, 1)[None]
+    seen = []
+    for length in (1, 5, 77, 154):
+        text = whole[:, :length].expand(2, -1, -1)
+        latent = model.sample_semantic(
+            text, generators([1, 2]), (128, 128), unwanted=torch.zeros_like(text[:1]), steps=3
+        )
+        vq = model.sample_vq(latent, text, generators([1, 2]), steps=2)
+        assert vq.isfinite().all()
+        seen.append(latent)
+    gaps = [float((one - other).abs().max()) for one, other in pairwise(seen)]
+    assert min(gaps) > 0.05
+
+
+def test_features_from_elsewhere_paint_what_the_prompt_paints(model: Wuerstchen) -> None:
+    ours = model.prior_text.encode(["a red circle"])
+    theirs = by_transformers(model.prior_text, ["a red circle"])
+    one, other = (
+        model.sample_semantic(text, generators([1]), (128, 128), steps=3) for text in (ours, theirs)
+    )
+    assert torch.equal(one, other)
+
+
+def test_a_chunk_that_a_prompt_does_not_need_would_change_its_picture(model: Wuerstchen) -> None:
+    text, empty = (model.prior_text.encode([prompt]) for prompt in ("a red circle", ""))
+    padded = torch.cat([text, empty], dim=1)
+    one, other = (
+        model.sample_semantic(part, generators([1]), (128, 128), steps=3, guidance=1)
+        for part in (text, padded)
+    )
+    assert (one - other).abs().max() > 0.05

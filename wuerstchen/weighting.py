@@ -5,9 +5,10 @@ r"""Prompt -> pieces of text, each with a weight: how much its words count.
     none     all is text
 
 The first is ComfyUI's, with AUTOMATIC1111's square brackets; the second is Compel's. Weights within
-weights multiply, and a backslash makes a sign text: \( \) \[ \] or \( \) \+ \-. Whatever is not a
-weight is text as well, so that no prompt is wrong: a bracket without its partner, a colon without a
-number behind it, in compel also brackets without a weight.
+weights multiply (in ComfyUI a number replaces those around it), and a backslash makes a sign text:
+\( \) \[ \] or \( \) \+ \-. Whatever is not a weight is text as well, so that no prompt is wrong: a
+bracket without its partner, a colon without a number behind it, in compel also brackets without a
+weight.
 """
 
 import math
