@@ -74,8 +74,8 @@ JOINED, PARTS_OF_JOINED = (".attn", ".attn.in_proj"), (".to_q", ".to_k", ".to_v"
 
 # What a file is that has a key like this; the first that fits.
 FAMILIES = {
-    r".*(hada_|lokr_|oft_|dora_scale|lora_magnitude_vector|lora_mid)": "a LoHa, LoKr or DoRA, whose "
-    "updates are no plain product",
+    r".*(hada_|lokr_|oft_|dora_scale|lora_magnitude_vector|lora_mid)": "a LoHa, LoKr or DoRA, "
+    "whose updates are no plain product",
     r"lora_prior_(unet|te)_": "a LoRA for Stable Cascade",
     r".*(down|up)_blocks[._]\d+[._]\d+[._](attention|channelwise|depthwise|(kv_)?mapper)[._]": "a "
     "LoRA for Stable Cascade",
@@ -128,8 +128,9 @@ class Loras:
     """The LoRAs that are merged into Stage C and its text tower, in the order of their adding.
 
     Merging does not write into a weight: the layer gets a new one, and the one it had is kept until
-    `clear` puts it back. In memory are thus the touched weights a second time, where they rest;
-    those that are mapped from a file stay so. To be used between runs, not during one.
+    `clear` puts it back. In memory are thus the touched weights a second time, where they rest (a
+    third while one more is added); those that are mapped from a file stay so. To be used between
+    runs, not during one.
     """
 
     def __init__(self, stage_c: "nn.Module", text_tower: "nn.Module | None" = None) -> None:

@@ -5,7 +5,7 @@ r"""Prompt -> pieces of text, each with a weight: how much its words count.
     none     all is text
 
 The first is ComfyUI's, with AUTOMATIC1111's square brackets; the second is Compel's. Weights within
-weights multiply (in ComfyUI a number replaces those around it), and a backslash makes a sign text:
+weights multiply, but in comfy a number replaces those around it. A backslash makes a sign text:
 \( \) \[ \] or \( \) \+ \-. Whatever is not a weight is text as well, so that no prompt is wrong: a
 bracket without its partner, a colon without a number behind it, in compel also brackets without a
 weight.
@@ -42,8 +42,8 @@ class Piece(NamedTuple):
     weight: float
 
 
-# text, or a factor for what follows, or None: the last factor ends
-Mark = str | float | None
+# text, or what becomes of the weight for what follows, or None: the last such change ends
+Mark = str | Callable[[float], float] | None
 
 
 def pieces(prompt: str, syntax: str = "comfy") -> list[Piece]:
@@ -69,7 +69,7 @@ def pieces(prompt: str, syntax: str = "comfy") -> list[Piece]:
         if mark is None:
             weights.pop()
         else:
-            weights.append(weights[-1] * mark)
+            weights.append(mark(weights[-1]))
     if text or not found:
         found.append(Piece(text, weights[-1]))
     return found
@@ -80,14 +80,12 @@ def comfy(prompt: str) -> Sequence[Mark]:
     parts = COMFY.findall(prompt)
     marks: list[Mark] = [COMFY_ESCAPE.sub(r"\1", part) for part in parts]
     for start, end in pairs(parts, ROUND | SQUARE):
-        factor = STEP_UP if parts[start] == "(" else 1 / STEP_UP
-        text, colon, digits = parts[end - 1].rpartition(":")
-        if colon and parts[start] == "(":
-            number, is_bare = finite(digits), not text and end - 1 == start + 1
-            if number is None or is_bare:
-                continue
-            factor, marks[end - 1] = number, text
-        marks[start], marks[end] = factor, None
+        marks[start] = times(STEP_UP if parts[start] == "(" else 1 / STEP_UP)
+        marks[end] = None
+        text, _, digits = parts[end - 1].rpartition(":")
+        number, is_bare = finite(digits), not text and end - 1 == start + 1
+        if parts[start] == "(" and text != parts[end - 1] and number is not None and not is_bare:
+            marks[start], marks[end - 1] = exactly(number), text
     return marks
 
 
@@ -102,7 +100,7 @@ def compel(prompt: str) -> Sequence[Mark]:
         weight = parts[end][1:]
         if weight:
             step = {"+": STEP_UP, "-": STEP_DOWN}.get(weight[0])
-            marks[start] = float(weight) if step is None else step ** len(weight)
+            marks[start] = times(float(weight) if step is None else step ** len(weight))
             marks[end] = None
     return marks
 
@@ -138,6 +136,16 @@ def pairs(parts: Sequence[str], partners: Mapping[str, str]) -> Iterator[tuple[i
                 while others and others[-1] > start:
                     others.pop()
             yield start, end
+
+
+def times(factor: float) -> Callable[[float], float]:
+    """Return the change that multiplies a weight."""
+    return lambda outer: outer * factor
+
+
+def exactly(weight: float) -> Callable[[float], float]:
+    """Return the change that replaces a weight."""
+    return lambda outer: weight
 
 
 def finite(digits: str) -> float | None:
