@@ -56,6 +56,7 @@ def test_the_file_says_how_to_paint_it_again(
     facts = about(tmp_path / "out" / "00001.png")
     assert facts == {
         "prompt": PROMPT,
+        "weighting": "comfy",
         "negative": "blue",
         "width": 128,
         "height": 128,
@@ -136,16 +137,6 @@ def test_prior_and_decoder_can_be_given_one_by_one(
     assert about(tmp_path / "wuerstchen-output" / "00000.png")["prior"] == str(prior)
 
 
-def test_what_a_prompt_is_too_long_for_is_said_in_one_line(
-    paint: Callable[..., int], capfd: Capture
-) -> None:
-    assert paint("red " * 75 + "blue circle") == 0
-    lines = capfd.readouterr().err.splitlines()
-    warning = [line for line in lines if line.startswith("wuerstchen: warning: ")]
-    assert len(warning) == 1  # though both text towers cut
-    assert warning[0].endswith("not read: 'blue circle'")
-
-
 def test_info_tells_what_a_checkpoint_is(tiny: Path, capfd: Capture) -> None:
     assert main(["info", str(tiny / "wuerstchen")]) == 0
     shown = capfd.readouterr().out
@@ -192,6 +183,7 @@ def refused(run: Callable[[], int], folder: Path, capfd: Capture) -> str:
         (["--seed", "-1"], "seed must be a whole number of at least 0"),
         (["--cfg", "nan"], "--cfg: must be a finite number, got 'nan'"),
         (["--decoder-cfg", "much"], "--decoder-cfg: must be a finite number, got 'much'"),
+        (["--weighting", "magic"], "weighting must be one of comfy, compel, none, got 'magic'"),
         (["--sampler", "magic"], "sampler must be one of ddpm, ddim, euler, "),
         (["--decoder-sampler", "magic"], "decoder_sampler must be one of ddpm, ddim, euler, "),
         (["--cfg-rescale", "2"], "guidance_rescale must be from 0 to 1, got 2.0"),

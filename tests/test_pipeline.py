@@ -67,6 +67,42 @@ def test_a_batch_of_prompts_holds_the_single_pictures(model: Wuerstchen) -> None
     assert max(difference(one, many) for one, many in zip(singles, batch, strict=True)) <= 1
 
 
+def test_prompts_with_settings_of_their_own_hold_the_single_pictures(model: Wuerstchen) -> None:
+    prompts = [PROMPT, OTHER, PROMPT + ", " + "a green star " * 90, PROMPT]
+    each = [
+        replace(QUICK, seed=1, negative=NEGATIVE),
+        replace(QUICK, seed=2, decoder_seed=5, batch=2),
+        replace(QUICK, seed=3),
+        replace(QUICK, seed=4, width=256),
+    ]
+    together = model.paint(prompts, each)
+    alone = [
+        image for one in zip(prompts, each, strict=True) for image in model.paint(one[0], one[1])
+    ]
+    assert [image.size for image in together] == [(128, 128)] * 4 + [(256, 128)]
+    assert max(map(difference, together, alone)) <= 1
+
+
+def test_a_word_that_weighs_more_changes_the_picture_and_one_of_weight_1_does_not(
+    model: Wuerstchen,
+) -> None:
+    plain, heavy, same = (
+        model.paint(f"a {word} circle", QUICK)[0] for word in ("red", "(red:50)", "(red:1)")
+    )
+    assert difference(plain, heavy) > 5
+    assert difference(plain, same) == 0
+    compel = model.paint("a (red)50 circle", QUICK, weighting="compel")[0]
+    assert difference(compel, heavy) == 0
+
+
+def test_embeddings_from_elsewhere_may_be_of_any_length(model: Wuerstchen) -> None:
+    text = torch.randn(1, 100, model.stage_c.config.c_cond)
+    semantic = model.sample_semantic(text, generators([1]), (128, 128), steps=2)
+    assert semantic.shape == (1, 16, 3, 3)
+    other = model.sample_semantic(text[:, :50], generators([1]), (128, 128), steps=2)
+    assert (semantic - other).abs().max() > 1e-3
+
+
 def test_a_batch_with_decoder_seeds_holds_the_single_pictures(model: Wuerstchen) -> None:
     batch = model.paint(PROMPT, QUICK, batch=2, decoder_seed=9)
     assert difference(batch[1], model.paint(PROMPT, QUICK, seed=1, decoder_seed=10)[0]) <= 1
@@ -242,6 +278,11 @@ def test_cells_of_a_side_go_by_128_pixels(side: int, blocks: int) -> None:
 def test_a_setting_out_of_its_range_is_refused_by_name(name: str, value: Any) -> None:
     with pytest.raises(ValueError, match=f"^{name} must be a .*, got "):
         Settings(**{name: value})
+
+
+def test_settings_are_one_for_all_or_one_for_each(model: Wuerstchen) -> None:
+    with pytest.raises(ValueError, match="one setting per prompt, got 1 for 2"):
+        model.paint([PROMPT, OTHER], [QUICK])
 
 
 def test_stages_refuse_what_does_not_fit_together(model: Wuerstchen) -> None:

@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+from wuerstchen.settings import WEIGHTINGS
 from wuerstchen.weighting import SYNTAXES, Piece, pieces
 
 PLAIN = [
@@ -190,3 +191,7 @@ def test_signs_without_end_are_no_error(syntax: str, signs: str) -> None:
     prompt = signs * 3000
     assert pieces(prompt, syntax)
     assert pieces(f"{'(' * 3000}a{')' * 3000}", syntax)[0].text.strip("()") == "a"
+
+
+def test_every_syntax_that_a_setting_may_name_is_there() -> None:
+    assert tuple(SYNTAXES) == WEIGHTINGS

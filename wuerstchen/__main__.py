@@ -229,6 +229,13 @@ def add_picture_options(group: Any) -> None:
     group.add_argument(
         "--negative", metavar="TEXT", default="", help="what the picture should not show"
     )
+    group.add_argument(
+        "--weighting",
+        metavar="SYNTAX",
+        default=Settings.weighting,
+        help="how prompts weigh words: comfy, as in (word:1.3) and [word] (the default); compel, as "
+        "in word++ and (two words)1.2; none",
+    )
     side = "pixels, at least 128; default: the model's native size"
     group.add_argument("--width", metavar="N", type=whole, help=side)
     group.add_argument("--height", metavar="N", type=whole, help=side)

@@ -25,16 +25,16 @@ from .files import CheckpointError, is_pipeline, parsed, resolve
 from .placement import Placement, place
 from .samplers import SAMPLERS
 from .sampling import (
-    Denoiser,
     add_noise,
     chosen_times,
     draw_noise,
     generators,
     guided,
+    in_turn,
     uniform_times,
     within,
 )
-from .settings import Settings, cells, check_sampler, vq_cells
+from .settings import Settings, cells, check_choice, vq_cells
 from .stage_a import StageA
 from .stage_b import StageB
 from .stage_c import StageC
@@ -54,6 +54,20 @@ class Texts(NamedTuple):
 
     prior: Tensor
     decoder: Tensor
+
+
+class Order(NamedTuple):
+    """One image to paint: features of its prompt and of what to lead away from, and how."""
+
+    text: Texts
+    unwanted: Texts
+    settings: Settings
+
+    @property
+    def alike(self) -> Any:
+        """What the images that are painted at once have in common."""
+        lengths = [part.shape[1] for texts in (self.text, self.unwanted) for part in texts]
+        return replace(self.settings, negative="", seed=0, decoder_seed=None), tuple(lengths)
 
 
 @dataclass(kw_only=True, repr=False, eq=False)
@@ -118,15 +132,19 @@ class Wuerstchen:
         return loaded
 
     def paint(
-        self, prompts: str | Sequence[str], settings: Settings | None = None, **changes: Any
+        self,
+        prompts: str | Sequence[str],
+        settings: Settings | Sequence[Settings] | None = None,
+        **changes: Any,
     ) -> "list[Image]":
         """Return the images of the first prompt, then those of the next.
 
-        All are painted at once. Image i of a prompt is the one that it gets alone with seed + i.
+        What can be painted at once is: images of one size, with the same steps and texts of the
+        same length. Image i of a prompt is the one that it gets alone with seed + i.
 
         Args:
             prompts: one or several.
-            settings: how to paint.
+            settings: how to paint, for all or for each of them.
             changes: fields of `Settings`, in place of those in `settings`.
 
         Raises:
@@ -135,39 +153,82 @@ class Wuerstchen:
         wanted = [prompts] if isinstance(prompts, str) else list(prompts)
         if not wanted:
             raise ValueError("at least one prompt is needed, got none")
-        s = replace(settings or Settings(), **changes)
+        if settings is None or isinstance(settings, Settings):
+            settings = [settings or Settings()] * len(wanted)
+        if len(settings) != len(wanted):
+            raise ValueError(f"one setting per prompt, got {len(settings)} for {len(wanted)}")
+        orders = self._orders(wanted, [replace(one, **changes) for one in settings])
+        groups: dict[Any, list[int]] = {}
+        for i, order in enumerate(orders):
+            groups.setdefault(order.alike, []).append(i)
+        painted: dict[int, Image] = {}
+        for members in groups.values():
+            images = self._paint_alike([orders[i] for i in members])
+            painted |= dict(zip(members, images, strict=True))
+        return [painted[i] for i in range(len(orders))]
+
+    def _orders(self, prompts: Sequence[str], settings: Sequence[Settings]) -> "list[Order]":
+        """Return an order per image, in their order, with each text read once."""
+        found: list[Order] = []
+        asked = zip(prompts, settings, strict=True)
+        known = self._texts([(t, s.weighting) for prompt, s in asked for t in (prompt, s.negative)])
+        for prompt, s in zip(prompts, settings, strict=True):
+            texts, unwanted = known[prompt, s.weighting], known[s.negative, s.weighting]
+            width, height = s.width or self.native_size, s.height or self.native_size
+            for i in range(s.batch):
+                later = None if s.decoder_seed is None else s.decoder_seed + i
+                alone = replace(
+                    s, seed=s.seed + i, decoder_seed=later, batch=1, width=width, height=height
+                )
+                found.append(Order(texts, unwanted, alone))
+        return found
+
+    def _texts(self, asked: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Texts]:
+        """Return the features of texts with their weighting, each read once."""
+        found = {}
+        for weighting in dict.fromkeys(weighting for _, weighting in asked):
+            texts = list(dict.fromkeys(text for text, other in asked if other == weighting))
+            towers = (self.prior_text, self.decoder_text)
+            features = [tower.encode_each(texts, weighting) for tower in towers]
+            for text, prior, decoder in zip(texts, *features, strict=True):
+                found[text, weighting] = Texts(prior, decoder)
+        return found
+
+    def _paint_alike(self, orders: "Sequence[Order]") -> "list[Image]":
+        """Return the images of orders that differ in texts and seeds only."""
+        s = orders[0].settings
         size = (s.width or self.native_size, s.height or self.native_size)
-        features = self.encode_text([*wanted, s.negative])
-        text_c, text_b = (part[:-1].repeat_interleave(s.batch, dim=0) for part in features)
-        unwanted_c, unwanted_b = (part[-1:] for part in features)
-        rows = generators([s.seed + i for i in range(s.batch)] * len(wanted))
+        rows = generators([order.settings.seed for order in orders])
         semantic = self.sample_semantic(
-            text_c,
+            torch.cat([order.text.prior for order in orders]),
             rows,
             size,
-            unwanted=unwanted_c,
+            unwanted=torch.cat([order.unwanted.prior for order in orders]),
             steps=s.steps,
             sampler=s.sampler,
             guidance=s.guidance,
             rescale=s.guidance_rescale,
             interval=(s.guidance_start, s.guidance_end),
         )
-        if s.decoder_seed is not None:
-            rows = generators([s.decoder_seed + i for i in range(s.batch)] * len(wanted))
+        for i, order in enumerate(orders):
+            if order.settings.decoder_seed is not None:
+                (rows[i],) = generators([order.settings.decoder_seed])
         vq = self.sample_vq(
             semantic,
-            text_b,
+            torch.cat([order.text.decoder for order in orders]),
             rows,
-            unwanted=unwanted_b,
+            unwanted=torch.cat([order.unwanted.decoder for order in orders]),
             steps=s.decoder_steps,
             sampler=s.decoder_sampler,
             guidance=s.decoder_guidance,
         )
         return to_images(self.decode_pixels(vq), size)
 
-    def encode_text(self, prompts: Sequence[str]) -> Texts:
-        """Return the features of `prompts` by both text towers."""
-        return Texts(self.prior_text.encode(prompts), self.decoder_text.encode(prompts))
+    def encode_text(self, prompts: Sequence[str], weighting: str = "comfy") -> Texts:
+        """Return the features of prompts of the same number of chunks by both text towers."""
+        return Texts(
+            self.prior_text.encode(prompts, weighting), self.decoder_text.encode(prompts, weighting)
+        )
 
     @torch.no_grad()
     def sample_semantic(
@@ -207,7 +268,7 @@ class Wuerstchen:
         Raises:
             ValueError: if a side, the steps, the times, the sampler or the rows are out of range.
         """
-        check_sampler("sampler", sampler)
+        check_choice("sampler", sampler, list(SAMPLERS))
         times = chosen_times(steps, start, end)
         width, height = size or (self.native_size, self.native_size)
         shape = (self.stage_c.config.c_in, cells(height).semantic, cells(width).semantic)
@@ -219,11 +280,11 @@ class Wuerstchen:
             x = entered(latent, x, start, fresh)
         with self.placement.running(self.stage_c):
             step, prepare = self.stage_c.step, self.stage_c.prepare
-            denoise: Denoiser = partial(step, constants=prepare(features))
+            denoise = in_turn([partial(step, constants=prepare(part)) for part in features])
             if guidance > 1:
                 denoise = guided(denoise, guidance, rescale)
             if guidance > 1 and interval != (1.0, 0.0):
-                alone = partial(step, constants=prepare(features[: len(rows)]))
+                alone = partial(step, constants=prepare(features[0][: len(rows)]))
                 denoise = within(*interval, denoise, alone)
             z = self._diffuse("Stage C", SAMPLERS[sampler](denoise, x, times, rows), times)
         return (z * LATENT_SCALE - LATENT_SHIFT).cpu()
@@ -254,7 +315,7 @@ class Wuerstchen:
         Raises:
             ValueError: if h or w, the steps, the sampler or the rows are out of their range.
         """
-        check_sampler("sampler", sampler)
+        check_choice("sampler", sampler, list(SAMPLERS))
         if len(semantic) != len(rows):
             raise ValueError(
                 f"one generator per semantic latent, got {len(rows)} for {len(semantic)}"
@@ -265,8 +326,11 @@ class Wuerstchen:
         if guidance > 1:
             semantic = torch.cat([semantic, torch.zeros_like(semantic)])
         with self.placement.running(self.stage_b):
-            constants = self.stage_b.prepare(features, semantic, (height, width))
-            denoise: Denoiser = partial(self.stage_b.step, constants=constants)
+            step, prepare = self.stage_b.step, self.stage_b.prepare
+            shares = zip(features, semantic.chunk(len(features)), strict=True)
+            denoise = in_turn(
+                [partial(step, constants=prepare(*share, (height, width))) for share in shares]
+            )
             if guidance > 1:
                 denoise = guided(denoise, guidance)
             x = draw_noise(rows, (self.stage_b.config.c_in, height, width), self.placement.device)
@@ -289,15 +353,21 @@ class Wuerstchen:
 
     def _conditions(
         self, tower: TextTower, text: Tensor, unwanted: Tensor | None, guidance: float, n: int
-    ) -> Tensor:
-        """Return features (n, L, D), or (2 n, L, D) with guidance, as a network takes them."""
+    ) -> list[Tensor]:
+        """Return features as a network takes them: (n, L, D), with guidance also the unwanted.
+
+        Both are one tensor (2 n, L, D) if they are of one length, else two.
+        """
         if len(text) not in (1, n):
             raise ValueError(f"one generator per text, got {n} for {len(text)}")
         parts = [text]
         if guidance > 1:
             parts.append(tower.encode([""]) if unwanted is None else unwanted)
-        features = torch.cat([part.expand(n, -1, -1) for part in parts])
-        return features.to(self.placement.device, self.placement.dtype)
+        parts = [
+            part.expand(n, -1, -1).to(self.placement.device, self.placement.dtype) for part in parts
+        ]
+        together = len({part.shape[1] for part in parts}) == 1
+        return [torch.cat(parts)] if together else parts
 
     def _diffuse(self, title: str, states: Iterator[Tensor], times: Tensor) -> Tensor:
         """Return a sampler's last latent, with a bar that counts the steps."""

@@ -111,6 +111,16 @@ def guided(denoise: Denoiser, guidance: float, rescale: float = 0.0) -> Denoiser
     return denoise_guided
 
 
+def in_turn(denoisers: Sequence[Denoiser]) -> Denoiser:
+    """Return a denoiser that gives each of `denoisers` an equal share of the latents."""
+
+    def denoise(x: Tensor, t: Tensor) -> Tensor:
+        shares = zip(denoisers, x.chunk(len(denoisers)), t.chunk(len(denoisers)), strict=True)
+        return torch.cat([one(part, times) for one, part, times in shares])
+
+    return denoise
+
+
 def within(start: float, end: float, inside: Denoiser, outside: Denoiser) -> Denoiser:
     """Return a denoiser that is `inside` at times from `start` down to `end`, else `outside`.
 

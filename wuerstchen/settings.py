@@ -4,6 +4,7 @@ Nothing heavy is imported here, so that a wrong number is refused at once.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ SAMPLERS = (
     "lms",
     "deis",
 )
+WEIGHTINGS = ("comfy", "compel", "none")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +30,7 @@ class Settings:
     """How to paint.
 
     Attributes:
+        weighting: how prompts weigh their words, one of `WEIGHTINGS`.
         negative: what the picture should not show; used by guidance only.
         width: pixels, at least 128; None is the model's native size.
         height: as `width`.
@@ -48,6 +51,7 @@ class Settings:
         ValueError: if a number is out of its range.
     """
 
+    weighting: str = "comfy"
     negative: str = ""
     width: int | None = None
     height: int | None = None
@@ -75,7 +79,8 @@ class Settings:
             if not math.isfinite(getattr(self, name)):
                 raise ValueError(f"{name} must be a finite number, got {getattr(self, name)}")
         for name in ("sampler", "decoder_sampler"):
-            check_sampler(name, getattr(self, name))
+            check_choice(name, getattr(self, name), SAMPLERS)
+        check_choice("weighting", self.weighting, WEIGHTINGS)
         if not 0 <= self.guidance_rescale <= 1:
             raise ValueError(f"guidance_rescale must be from 0 to 1, got {self.guidance_rescale}")
         check_interval(self.guidance_start, self.guidance_end)
@@ -115,14 +120,14 @@ def vq_cells(semantic_cells: int) -> int:
     return semantic_cells // 3 * 32
 
 
-def check_sampler(name: str, value: str) -> None:
-    """Refuse a sampler that is not known.
+def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    """Refuse a word that is not one of the choices.
 
     Raises:
         ValueError: with all that are.
     """
-    if value not in SAMPLERS:
-        raise ValueError(f"{name} must be one of {', '.join(SAMPLERS)}, got {value!r}")
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
 
 
 def check_interval(start: float, end: float) -> None:
