@@ -116,7 +116,7 @@ def test_file_of_something_else_is_refused(tmp_path: Path, content: bytes, suffi
 
 def test_file_of_an_unknown_format_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.gguf").write_bytes(b"GGUF")
-    assert "expected one of .safetensors, .bin, .pt, .pth, .ckpt, found '.gguf'" in refused(
+    assert "expected one of .safetensors, .sft, .bin, .pt, .pth, .ckpt, found '.gguf'" in refused(
         tmp_path / "a.gguf"
     )
 

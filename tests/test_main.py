@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -18,6 +19,7 @@ from wuerstchen.__main__ import main
 
 PROMPT, OTHER = "a large red circle", "a green star"
 QUICK = ["--width", "128", "--height", "128", "--steps", "2", "--decoder-steps", "1"]
+ABOUT_THE_MODEL = ("model", "prior", "decoder", "lora", "version")
 Capture = pytest.CaptureFixture[str]
 
 
@@ -75,12 +77,13 @@ def test_the_file_says_how_to_paint_it_again(
         "model": str(tiny),
         "prior": None,
         "decoder": None,
+        "lora": [],
         "version": __version__,
     }
     line = Image.open(tmp_path / "out" / "00001.png").text["parameters"]  # type: ignore[attr-defined]
     assert line.startswith(f"{PROMPT}\nNegative prompt: blue\nSteps: 2, CFG scale: 3.0, ")
     assert "Seed: 6, Decoder seed: 10, Size: 128x128" in line
-    settings = {k: v for k, v in facts.items() if k not in ("model", "prior", "decoder", "version")}
+    settings = {k: v for k, v in facts.items() if k not in ABOUT_THE_MODEL}
     model = Wuerstchen.load(tiny, device="cpu", progress=False)
     again = model.paint(settings.pop("prompt"), **settings)[0]
     written = Image.open(tmp_path / "out" / "00001.png")
@@ -137,6 +140,24 @@ def test_prior_and_decoder_can_be_given_one_by_one(
     assert about(tmp_path / "wuerstchen-output" / "00000.png")["prior"] == str(prior)
 
 
+def test_a_lora_changes_the_picture_by_its_strength_and_is_written_down(
+    paint: Callable[..., int], tmp_path: Path, tiny: Path
+) -> None:
+    layer = "blocks.2.attention.to_k"
+    width = Wuerstchen.load(tiny, device="cpu", progress=False).stage_c.config.c
+    update = {"A": torch.ones(1, width), "B": torch.ones(width, 1)}
+    lora = tmp_path / "bright.safetensors"
+    save_file({f"prior.{layer}.lora_{k}.weight": v for k, v in update.items()}, lora)
+    for words in ([], ["--lora", f"{lora}:0"], ["--lora", f"{lora}:3"]):
+        assert paint(PROMPT, *words, "--output", "out") == 0
+    plain, nothing, changed = (
+        np.asarray(Image.open(tmp_path / "out" / f"0000{i}.png")).astype(int) for i in range(3)
+    )
+    assert (plain == nothing).all()
+    assert abs(plain - changed).max() > 1
+    assert about(tmp_path / "out" / "00002.png")["lora"] == [f"{lora}:3"]
+
+
 def test_info_tells_what_a_checkpoint_is(tiny: Path, capfd: Capture) -> None:
     assert main(["info", str(tiny / "wuerstchen")]) == 0
     shown = capfd.readouterr().out
@@ -183,6 +204,8 @@ def refused(run: Callable[[], int], folder: Path, capfd: Capture) -> str:
         (["--seed", "-1"], "seed must be a whole number of at least 0"),
         (["--cfg", "nan"], "--cfg: must be a finite number, got 'nan'"),
         (["--decoder-cfg", "much"], "--decoder-cfg: must be a finite number, got 'much'"),
+        (["--lora", ":2"], "a LoRA must be SOURCE or SOURCE:STRENGTH, such as"),
+        (["--lora", "nowhere.safetensors:0.5"], "nowhere.safetensors: expected"),
         (["--weighting", "magic"], "weighting must be one of comfy, compel, none, got 'magic'"),
         (["--sampler", "magic"], "sampler must be one of ddpm, ddim, euler, "),
         (["--decoder-sampler", "magic"], "decoder_sampler must be one of ddpm, ddim, euler, "),

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import __version__
+from .lora import parse_lora
 from .pictures import check_output, contact_sheet, save
 from .settings import SAMPLERS, Settings
 
@@ -74,6 +75,7 @@ def command(words: list[str]) -> None:
 def paint(args: argparse.Namespace) -> None:
     """Paint one prompt after the other, each with its batch, and print the name of each file."""
     settings = Settings(**{field.name: getattr(args, field.name) for field in fields(Settings)})
+    loras = [parse_lora(text) for text in args.lora]
     check_output(args.output, len(args.prompts) * settings.batch, args.grid)
     from torch.cuda import OutOfMemoryError
 
@@ -82,6 +84,8 @@ def paint(args: argparse.Namespace) -> None:
     hide_loading_bars()
     sources = {"model": args.model, "prior": args.prior, "decoder": args.decoder}
     model = Wuerstchen.load(**sources, device=args.device, dtype=args.dtype, offload=args.offload)
+    for source, strength in loras:
+        model.load_lora(source, strength)
     images: list[Image] = []
     paths: list[Path] = []
     for prompt in args.prompts:
@@ -93,7 +97,7 @@ def paint(args: argparse.Namespace) -> None:
                 "--offload layer, --batch 1 or a smaller --width and --height"
             ) from error
         for i, image in enumerate(painted):
-            about = facts(prompt, alone(settings, i, image), sources)
+            about = facts(prompt, alone(settings, i, image), {**sources, "lora": args.lora})
             paths.append(save(image, args.output, about))
             print(paths[-1], flush=True)
         if args.grid:
@@ -123,7 +127,7 @@ def alone(settings: Settings, i: int, image: "Image") -> Settings:
     )
 
 
-def facts(prompt: str, settings: Settings, sources: dict[str, str | None]) -> dict[str, Any]:
+def facts(prompt: str, settings: Settings, sources: dict[str, Any]) -> dict[str, Any]:
     """Return what a picture's file says about its making."""
     return {"prompt": prompt, **asdict(settings), **sources, "version": __version__}
 
@@ -206,6 +210,13 @@ def add_model_options(group: Any) -> None:
         "--prior", metavar="SOURCE", help="another Stage C: a folder, a Hub name or a file"
     )
     group.add_argument("--decoder", metavar="SOURCE", help="another Stage B and Stage A, likewise")
+    group.add_argument(
+        "--lora",
+        metavar="SOURCE[:STRENGTH]",
+        action="append",
+        default=[],
+        help="a LoRA for the prior, of any usual format; may be given several times",
+    )
     group.add_argument(
         "--device",
         default="auto",

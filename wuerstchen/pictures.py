@@ -59,6 +59,7 @@ def parameters(about: dict[str, Any]) -> str:
         "Model": about["model"],
         "Prior": about["prior"],
         "Decoder": about["decoder"],
+        "LoRA": " ".join(about["lora"]) or None,
         "Version": f"wuerstchen {about['version']}",
     }
     line = ", ".join(f"{name}: {value}" for name, value in numbers.items() if value is not None)

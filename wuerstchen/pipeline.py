@@ -22,6 +22,7 @@ from torch import Tensor
 
 from .checkpoints import load_network, load_text_tower
 from .files import CheckpointError, is_pipeline, parsed, resolve
+from .lora import Loras
 from .placement import Placement, place
 from .samplers import SAMPLERS
 from .sampling import (
@@ -82,6 +83,9 @@ class Wuerstchen:
     placement: Placement
     native_size: int = NATIVE_SIZE
     progress: bool = True
+
+    def __post_init__(self) -> None:
+        self.loras = Loras(self.stage_c, self.prior_text.network)
 
     @classmethod
     def load(
@@ -223,6 +227,23 @@ class Wuerstchen:
             guidance=s.decoder_guidance,
         )
         return to_images(self.decode_pixels(vq), size)
+
+    def load_lora(self, source: str | Path, strength: float = 1.0) -> None:
+        """Merge a LoRA into Stage C and its text tower, beside those that are there.
+
+        Args:
+            source: weights file, folder or Hub name, in any of the formats of `lora`.
+            strength: any finite number; 1 is as trained.
+
+        Raises:
+            CheckpointError: if the source is missing or damaged, or is no LoRA for this prior.
+            ValueError: if the strength is not finite.
+        """
+        self.loras.add(source, strength)
+
+    def unload_loras(self) -> None:
+        """Take all LoRAs out again; every weight is what it was, to the last bit."""
+        self.loras.clear()
 
     def encode_text(self, prompts: Sequence[str], weighting: str = "comfy") -> Texts:
         """Return the features of prompts of the same number of chunks by both text towers."""

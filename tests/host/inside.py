@@ -175,6 +175,34 @@ def out_of_memory() -> dict[str, Any]:
     return {"tiles": len(tiles), "mean": float(apart.mean()), "largest": float(apart.max())}
 
 
+def weighting() -> dict[str, Any]:
+    """Return how far the package's features are from the host's, relative to the largest."""
+    road = Road()
+    from pack.wuerstchen.checkpoints import load_text_tower
+    from pack.wuerstchen.pipeline import MINI
+    from pack.wuerstchen.placement import Placement
+    from pack.wuerstchen.text import TextTower
+
+    found, placement = {}, Placement()
+    for folder, clip in (("wuerstchen-prior", road.clip), ("wuerstchen", road.clip_b)):
+        tower = TextTower(*load_text_tower(MINI / folder, placement), placement)
+        for prompt in WEIGHTED:
+            theirs = road.call("TextEncode", clip, prompt)[0][0][0]
+            ours = tower.encode([prompt])
+            apart = float((ours - theirs).abs().max() / theirs.abs().max())
+            found[f"{folder}, {prompt}"] = (ours.shape == theirs.shape, apart)
+    return found
+
+
+WEIGHTED = (
+    "a (large:1.3) red circle",
+    "(a (red:1.5) circle:2) on (blue:sky)",
+    r"a (small) ((green)) \(star\) (on:0.4) white",
+    "a large red circle on a blue background and " * 11 + "a small (green:1.4) star",
+    "red " * 73 + "(a large star:1.3) on blue",
+)
+
+
 def samplers() -> dict[str, Any]:
     """Return how far our samplers are from the host's of the same name, with the same noise."""
     nodes()
@@ -229,6 +257,7 @@ CHECKS: dict[str, Callable[[], dict[str, Any]]] = {
     "copied": copied,
     "out_of_memory": out_of_memory,
     "samplers": samplers,
+    "weighting": weighting,
 }
 
 if __name__ == "__main__":

@@ -71,3 +71,9 @@ def test_the_package_samples_as_the_host_does(check: Any) -> None:
     found = check("samplers")
     assert len(found) == 7
     assert max(found.values()) < 1e-4
+
+
+def test_weighted_and_long_prompts_are_read_as_the_host_reads_them(check: Any) -> None:
+    found = check("weighting")
+    assert len(found) == 10
+    assert all(same and apart < 5e-6 for same, apart in found.values())
