@@ -12,7 +12,7 @@ each side, and lets a second diffusion model and an autoencoder find the details
 
 Glossary:
     text tower       CLIP's text encoder; one for Stage C and one for Stage B
-    features         what a text tower makes of a prompt: 77 tokens of D numbers each
+    features         what a text tower makes of a prompt: 77 tokens (or more chunks of 77) of D numbers each
     Stage C, prior   diffusion model from features to a semantic latent
     semantic latent  16 numbers for each 42.67×42.67 pixels; Stage B takes it as 42 z - 1 ("effnet")
     Stage B, decoder diffusion model from a semantic latent and features to a VQ latent
