@@ -29,9 +29,11 @@ from .sampling import (
     add_noise,
     chosen_times,
     draw_noise,
+    from_published,
     generators,
     guided,
     in_turn,
+    to_published,
     uniform_times,
     within,
 )
@@ -45,7 +47,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 NATIVE_SIZE = 1024
-LATENT_SCALE, LATENT_SHIFT = 42.0, 1.0
 MINI = Path(__file__).parent / "mini"
 PRIOR_FOLDER, DECODER_FOLDER = "wuerstchen-prior", "wuerstchen"
 
@@ -308,7 +309,7 @@ class Wuerstchen:
                 alone = partial(step, constants=prepare(features[0][: len(rows)]))
                 denoise = within(*interval, denoise, alone)
             z = self._diffuse("Stage C", SAMPLERS[sampler](denoise, x, times, rows), times)
-        return (z * LATENT_SCALE - LATENT_SHIFT).cpu()
+        return to_published(z).cpu()
 
     @torch.no_grad()
     def sample_vq(
@@ -412,7 +413,7 @@ def entered(latent: Tensor, noise: Tensor, start: float, fresh: bool) -> Tensor:
     """
     if latent.ndim != 4 or len(latent) not in (1, len(noise)):
         raise ValueError(f"one latent per generator, got {len(latent)} for {len(noise)}")
-    z = ((latent.to(noise) + LATENT_SHIFT) / LATENT_SCALE).expand_as(noise)
+    z = from_published(latent.to(noise)).expand_as(noise)
     return add_noise(z, noise, torch.full((len(noise),), start)) if fresh else z
 
 

@@ -38,7 +38,7 @@ class Road:
     def noise(self, y: Tensor, i: int) -> Tensor:
         """Return the noise ε in y, which is at time i."""
         t = torch.full((len(y),), self.times[i], device=y.device)
-        return self.denoise(y / math.sqrt(1 + self.sigmas[i] ** 2), t)
+        return self.denoise(y / scale(self.sigmas[i]), t)
 
     def clean(self, y: Tensor, i: int) -> Tensor:
         """Return the clean latent D in y, which is at time i."""

@@ -19,6 +19,7 @@ Denoiser = Callable[[Tensor, Tensor], Tensor]
 
 S = 0.008
 ALPHA_MIN, ALPHA_MAX = 1e-4, 0.9999
+LATENT_SCALE, LATENT_SHIFT = 42.0, 1.0
 
 
 def signal_share(t: Tensor) -> Tensor:
@@ -83,6 +84,16 @@ def time_at(sigma: Tensor) -> Tensor:
     t = (lag * (1 + S) * 2 / math.pi - S).clamp(0, 1)
     t = torch.where(sigma >= ((1 - ALPHA_MIN) / ALPHA_MIN) ** 0.5 * (1 - 1e-6), 1.0, t)
     return torch.where(sigma > 0, t, 0.0)
+
+
+def to_published(z: Tensor) -> Tensor:
+    """Return the semantic latent 42 z - 1, as it is saved and as Stage B takes it, of `z`."""
+    return z * LATENT_SCALE - LATENT_SHIFT
+
+
+def from_published(latent: Tensor) -> Tensor:
+    """Return z, of about unit variance, as Stage C samples it, of a semantic latent 42 z - 1."""
+    return (latent + LATENT_SHIFT) / LATENT_SCALE
 
 
 def add_noise(x: Tensor, noise: Tensor, t: Tensor) -> Tensor:

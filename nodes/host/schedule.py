@@ -7,8 +7,7 @@ import comfy.model_sampling
 import torch
 from torch import Tensor
 
-from ...wuerstchen.pipeline import LATENT_SCALE, LATENT_SHIFT
-from ...wuerstchen.sampling import noise_ratio, time_at
+from ...wuerstchen.sampling import from_published, noise_ratio, time_at, to_published
 
 BEFORE_ALL = 999999999.9  # the host's sigma for "from the very start"
 LISTED = 10000
@@ -45,11 +44,11 @@ class SemanticFormat(comfy.latent_formats.LatentFormat):
 
     def process_in(self, latent: Tensor) -> Tensor:
         """Return z."""
-        return (latent + LATENT_SHIFT) / LATENT_SCALE
+        return from_published(latent)
 
     def process_out(self, latent: Tensor) -> Tensor:
         """Return 42 z - 1."""
-        return latent * LATENT_SCALE - LATENT_SHIFT
+        return to_published(latent)
 
 
 class VQFormat(comfy.latent_formats.LatentFormat):

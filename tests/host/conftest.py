@@ -19,17 +19,23 @@ Start = Callable[..., Host]
 
 
 @pytest.fixture(scope="session")
-def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
-    """What starts a server with options of the host's command line, the pack in a folder `pack`."""
-    checkout = os.environ.get("COMFYUI_DIR")
-    if not checkout:
+def checkout() -> Path:
+    """The host's folder."""
+    folder = os.environ.get("COMFYUI_DIR")
+    if not folder:
         pytest.skip("no ComfyUI: run COMFYUI_DIR=/path/to/ComfyUI pytest -m host")
+    return Path(folder).resolve()
+
+
+@pytest.fixture(scope="session")
+def start(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
+    """What starts a server with options of the host's command line, the pack in a folder `pack`."""
     pytest.importorskip("aiohttp", reason="run with the host's Python, which has aiohttp")
     started: list[Host] = []
 
     def started_with(*options: str, pack: str = PACK) -> Host:
         base = tmp_path_factory.mktemp("base")
-        started.append(Host(Path(checkout), base, *options, pack=pack))
+        started.append(Host(checkout, base, *options, pack=pack))
         started[-1].wait()
         return started[-1]
 

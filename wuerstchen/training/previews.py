@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from ..pipeline import LATENT_SCALE, LATENT_SHIFT, Wuerstchen
-from ..sampling import generators
+from ..pipeline import Wuerstchen
+from ..sampling import from_published, generators
 
 BATCH = 10
 
@@ -37,7 +37,7 @@ def fit_previews(model: Wuerstchen, prompts: list[str], seed: int = 0) -> dict[s
         vqs.append(model.sample_vq(semantics[-1], text_b, rows))
         pixels.append(model.decode_pixels(vqs[-1]))
     colours = torch.cat(pixels) * 2 - 1
-    z = (torch.cat(semantics) + LATENT_SHIFT) / LATENT_SCALE
+    z = from_published(torch.cat(semantics))
     return {
         f"Stage C {model.stage_c.config.c_cond}": read_colours(z, colours),
         f"Stage B {model.stage_b.config.clip_embd}": read_colours(torch.cat(vqs), colours),
