@@ -5,7 +5,7 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import io
 
-from ..wuerstchen.pipeline import DECODER_FOLDER, MINI, PRIOR_FOLDER
+from ..wuerstchen.sources import DECODER_FOLDER, MINI, PRIOR_FOLDER
 from . import host
 
 BUNDLED = "mini (bundled)"

@@ -12,14 +12,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from safetensors.torch import save_file
 
 from wuerstchen import Wuerstchen, __version__
 from wuerstchen.__main__ import main
+from wuerstchen.settings import PRESETS
 
 PROMPT, OTHER = "a large red circle", "a green star"
 QUICK = ["--width", "128", "--height", "128", "--steps", "2", "--decoder-steps", "1"]
-ABOUT_THE_MODEL = ("model", "prior", "decoder", "lora", "version")
+ABOUT_THE_MODEL = ("model", "prior", "decoder", "stage_a", "compressor", "lora", "version")
 Capture = pytest.CaptureFixture[str]
 
 
@@ -74,9 +76,17 @@ def test_the_file_says_how_to_paint_it_again(
         "seed": 6,
         "decoder_seed": 10,
         "batch": 1,
+        "image": None,
+        "mask": None,
+        "strength": None,
+        "outpaint": [0, 0, 0, 0],
+        "feather": 16,
+        "tile": None,
         "model": str(tiny),
         "prior": None,
         "decoder": None,
+        "stage_a": None,
+        "compressor": None,
         "lora": [],
         "version": __version__,
     }
@@ -296,7 +306,7 @@ def test_two_dashes_paint_the_word_info(
 
 def test_no_prompt_is_refused(tmp_path: Path, capfd: Capture) -> None:
     line = refused(lambda: main([]), tmp_path, capfd)
-    assert "the following arguments are required: PROMPT (see wuerstchen --help)" in line
+    assert "a PROMPT is needed, got none (see wuerstchen --help)" in line
 
 
 def test_bad_sources_of_the_other_commands_are_refused(
@@ -390,3 +400,97 @@ def test_every_public_name_is_there() -> None:
     assert set(wuerstchen.__all__) <= set(dir(wuerstchen))
     with pytest.raises(AttributeError, match="no attribute 'Sausage'"):
         _ = wuerstchen.Sausage
+
+
+def test_a_picture_is_repeated_from_its_own_file_with_what_is_given_changed(
+    paint: Callable[..., int], tmp_path: Path
+) -> None:
+    first, again, other = (tmp_path / name for name in ("a.png", "b.png", "c.png"))
+    words = ["--seed", 5, "--decoder-seed", 9, "--cfg", 3, "--sampler", "euler", "--output", first]
+    assert paint(PROMPT, *words) == 0
+    assert paint("--from", first, "--output", again) == 0
+    assert again.read_bytes() == first.read_bytes()
+    assert paint("--from", first, "--seed", 6, "--output", other) == 0
+    facts = about(first)
+    assert about(other) == {**facts, "seed": 6}
+    assert paint(OTHER, "--from", first, "--output", other) == 0
+    assert about(other) == {**facts, "prompt": OTHER}
+
+
+def test_a_preset_sets_what_is_not_given(paint: Callable[..., int], tmp_path: Path) -> None:
+    assert paint(PROMPT, "--preset", "fast", "--output", "a.png") == 0
+    facts = about(tmp_path / "a.png")
+    assert facts["sampler"] == PRESETS["fast"]["sampler"] != "ddpm"
+    assert facts["steps"] == 2  # given by the fixture
+
+
+def test_a_path_writes_its_frames_which_tell_the_whole_path(
+    paint: Callable[..., int], tmp_path: Path
+) -> None:
+    assert paint(PROMPT, OTHER, "--interpolate", 3, "--grid", "--output", "path") == 0
+    assert names(tmp_path / "path") == [
+        "00000-00002-grid.png",
+        "00000.png",
+        "00001.png",
+        "00002.png",
+    ]
+    assert paint("--from", "path/00001.png", "--output", "again") == 0
+    for name in ("00000.png", "00001.png", "00002.png"):
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "path" / name).read_bytes()
+
+
+def test_a_picture_is_painted_over_and_says_so(tmp_path: Path) -> None:
+    quick = ["--steps", "3", "--decoder-steps", "2", "--device", "cpu"]
+    image, mask, new = (str(tmp_path / name) for name in ("a.png", "m.png", "b.png"))
+    Image.effect_noise((200, 130), 50).convert("RGB").save(image)
+    Image.new("L", (200, 130), 255).save(mask)
+    over = ["--image", image, "--mask", mask, "--strength", "0.5", "--outpaint", "8,0,0,0"]
+    assert main([PROMPT, *over, *quick, "--output", new]) == 0
+    assert Image.open(new).size == (208, 130)
+    facts = about(Path(new))
+    assert (facts["image"], facts["mask"], facts["outpaint"]) == (image, mask, [8, 0, 0, 0])
+    again = str(tmp_path / "c.png")
+    assert main(["--from", new, "--output", again]) == 0
+    assert Path(again).read_bytes() == Path(new).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--from", "none.png"], "none.png: No such file or directory"),
+        (["--from", "text.png"], "text.png: expected a picture, could not decode it"),
+        (["--from", "plain.png"], "plain.png: expected the settings that wuerstchen writes"),
+        (["--from", "odd.png"], "odd.png: expected the settings that wuerstchen writes"),
+        (["--from", "graph.png"], "graph.png was made by a graph; drop it onto ComfyUI's window"),
+        ([PROMPT, "--preset", "quick"], "preset must be one of fast, balanced, best, got 'quick'"),
+        ([PROMPT, "--image", "none.png"], "none.png: No such file or directory"),
+        ([PROMPT, "--image", "text.png"], "text.png: expected a picture such as PNG or JPEG"),
+        (
+            [PROMPT, "--image", "plain.png", "--mask", "small.png"],
+            "the mask must be of the image's",
+        ),
+        ([PROMPT, "--mask", "small.png"], "mask need an image to paint over"),
+        ([PROMPT, "--outpaint", "1,2"], "must be pixels left, above, right and below"),
+        ([PROMPT, "--image", "plain.png", "--image", "small.png"], "several images are for"),
+        ([PROMPT, "--interpolate", "3"], "--interpolate needs at least 2 pictures, and 2 prompts"),
+        ([PROMPT, OTHER, "--interpolate", "1"], "--interpolate needs at least 2 pictures"),
+        ([PROMPT, "--prompts", "p.txt"], "--prompts FILE stands alone"),
+        (["--prompts", "none.txt"], "none.txt: No such file or directory"),
+    ],
+)
+def test_pictures_and_files_that_cannot_be_used_are_refused_in_one_line(
+    paint: Callable[..., int], tmp_path: Path, capfd: Capture, words: list[str], message: str
+) -> None:
+    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "p.txt").write_text("a star")
+    plain = Image.new("RGB", (128, 128))
+    plain.save(tmp_path / "plain.png")
+    Image.new("L", (64, 64)).save(tmp_path / "small.png")
+    for name, entry, value in (
+        ("graph.png", "workflow", "{}"),
+        ("odd.png", "wuerstchen", '{"prompt": "a", "steps": {}}'),
+    ):
+        info = PngInfo()
+        info.add_text(entry, value)
+        plain.save(tmp_path / name, pnginfo=info)
+    assert message in refused(lambda: paint(*words), tmp_path, capfd)

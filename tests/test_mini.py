@@ -13,9 +13,9 @@ import torch
 from wuerstchen import Settings, Wuerstchen
 from wuerstchen.checkpoints import describe, load_network
 from wuerstchen.compressor import prepare_pixels
-from wuerstchen.pipeline import MINI
 from wuerstchen.placement import Placement
 from wuerstchen.sampling import generators, published_times
+from wuerstchen.sources import MINI
 from wuerstchen.training.judge import judge
 from wuerstchen.training.measure import measure
 

@@ -23,9 +23,9 @@ Glossary:
     placement        where a network runs, in which precision, who moves it
     published        as in the repositories `warp-ai/wuerstchen-prior` and `warp-ai/wuerstchen`
 
-Reading order: `pipeline` tells the whole story, then `stage_c`, `stage_b`, `stage_a`, the blocks in
-`layers`, the diffusion in `sampling`, then `text`, `settings`, `placement`, `checkpoints`,
-`compressor`.
+Reading order: `pipeline` and `stages` tell the whole story, then `stage_c`, `stage_b`, `stage_a`,
+the blocks in `layers`, the diffusion in `sampling`, then `text`, `settings`, `placement`,
+`checkpoints`, `compressor`.
 
 Names are imported when they are first used, so that importing the package costs nothing.
 """
@@ -34,15 +34,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .canvas import to_images
     from .checkpoints import CheckpointError, load_network, load_text_tower
     from .compressor import Compressor, CompressorConfig
-    from .pipeline import Texts, Wuerstchen, to_images
+    from .interpolation import between, slerp
+    from .pipeline import Wuerstchen
     from .placement import Placement, place
     from .sampling import generators
     from .settings import Settings, cells
     from .stage_a import StageA, StageAConfig
     from .stage_b import StageB, StageBConfig
     from .stage_c import StageC, StageCConfig
+    from .stages import Texts
     from .text import TextTower
 
 __version__ = "0.1.0"
@@ -62,24 +65,29 @@ __all__ = [
     "TextTower",
     "Texts",
     "Wuerstchen",
+    "between",
     "cells",
     "generators",
     "load_network",
     "load_text_tower",
     "place",
+    "slerp",
     "to_images",
 ]
 
 ROOMS = {
+    "canvas": ("to_images",),
     "checkpoints": ("CheckpointError", "load_network", "load_text_tower"),
     "compressor": ("Compressor", "CompressorConfig"),
-    "pipeline": ("Texts", "Wuerstchen", "to_images"),
+    "interpolation": ("between", "slerp"),
+    "pipeline": ("Wuerstchen",),
     "placement": ("Placement", "place"),
     "sampling": ("generators",),
     "settings": ("Settings", "cells"),
     "stage_a": ("StageA", "StageAConfig"),
     "stage_b": ("StageB", "StageBConfig"),
     "stage_c": ("StageC", "StageCConfig"),
+    "stages": ("Texts",),
     "text": ("TextTower",),
 }
 

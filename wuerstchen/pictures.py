@@ -11,9 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .settings import Settings
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+SOURCES = ("model", "prior", "decoder", "stage_a", "compressor")
 NUMBERED = re.compile(r"(\d{5,})\.png")
 OTHER_PICTURES = {".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 PUBLISHED_STEPS = 29
@@ -59,12 +62,49 @@ def parameters(about: dict[str, Any]) -> str:
         "Model": about["model"],
         "Prior": about["prior"],
         "Decoder": about["decoder"],
+        "Stage A": about["stage_a"],
+        "Image": about["image"],
+        "Denoising strength": about["strength"],
         "LoRA": " ".join(about["lora"]) or None,
         "Version": f"wuerstchen {about['version']}",
     }
     line = ", ".join(f"{name}: {value}" for name, value in numbers.items() if value is not None)
     negative = f"Negative prompt: {about['negative']}\n" if about["negative"] else ""
     return f"{about['prompt']}\n{negative}{line}"
+
+
+def facts_of(path: Path) -> dict[str, Any]:
+    """Return what a picture's file says about its making, by the names of the command's options.
+
+    Raises:
+        OSError: if there is no such file.
+        ValueError: if it is no picture of the command.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path.expanduser()) as image:
+            texts = dict(image.info)
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{path}: expected a picture, could not decode it ({error})") from error
+    if "wuerstchen" not in texts and "workflow" in texts:
+        raise ValueError(f"{path} was made by a graph; drop it onto ComfyUI's window to open that")
+    try:
+        facts = json.loads(texts["wuerstchen"])
+        settings = {name: facts[name] for name in vars(Settings()) if name in facts}
+        found: dict[str, Any] = {**vars(Settings.from_words(settings))}
+        found["wanted"] = [str(text) for text in facts.get("prompts") or [facts["prompt"]]]
+        images = facts.get("images") or [facts.get("image")]
+        found["image"] = [str(name) for name in images if name]
+        found |= {name: facts[name] for name in SOURCES if isinstance(facts.get(name), str)}
+        found["lora"] = [str(lora) for lora in facts.get("lora", [])]
+        frames = facts.get("interpolate")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path}: expected the settings that wuerstchen writes into its pictures, found none "
+            f"that can be read ({type(error).__name__}: {error}); give a PNG of its own"
+        ) from error
+    return found | ({"interpolate": frames} if isinstance(frames, int) else {})
 
 
 def contact_sheet(images: "Sequence[Image]", batch: int) -> "Image":

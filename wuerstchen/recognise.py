@@ -69,7 +69,7 @@ KINDS = {
         config=CompressorConfig,
         folder="efficient_net",
         name="the semantic compressor (EfficientNetV2)",
-        advice="only training uses it",
+        advice="give it as the compressor",
         repository="dome272/wuerstchen, file model_v2_stage_b.pt",
         marks=("backbone.0.0.weight", "mapper.0.weight"),
     ),

@@ -144,6 +144,26 @@ def within(start: float, end: float, inside: Denoiser, outside: Denoiser) -> Den
     return denoise
 
 
+def keeping(denoise: Denoiser, known: Tensor, mask: Tensor) -> Denoiser:
+    """Return a denoiser that knows what becomes of a latent: `known` where `mask` is 0.
+
+    There the noise is whatever lies between x and `known`; so any sampler arrives at it, and on the
+    way x has the right noise for the network to look at.
+
+    Args:
+        denoise: what tells the noise elsewhere.
+        known: clean latent, as x.
+        mask: (N or 1, 1, h, w) in [0, 1].
+    """
+
+    def denoise_unknown(x: Tensor, t: Tensor) -> Tensor:
+        alpha = signal_share(t).to(x.device).view(-1, *[1] * (x.ndim - 1))
+        noise = (x - alpha.sqrt() * known) / (1 - alpha).sqrt()
+        return torch.lerp(noise, denoise(x, t), mask)
+
+    return denoise_unknown
+
+
 def generators(seeds: Sequence[int]) -> list[torch.Generator]:
     """Return one CPU generator per seed: pictures then do not depend on device, dtype or batch."""
     return [torch.Generator("cpu").manual_seed(seed) for seed in seeds]

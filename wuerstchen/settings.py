@@ -4,11 +4,13 @@ Nothing heavy is imported here, so that a wrong number is refused at once.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 SMALLEST_SIDE = 128
+SMALLEST_TILE = 128
+VQ_PIXELS = 4
 SAMPLERS = (
     "ddpm",
     "ddim",
@@ -23,6 +25,21 @@ SAMPLERS = (
     "deis",
 )
 WEIGHTINGS = ("comfy", "compel", "none")
+PRESETS: dict[str, dict[str, Any]] = {
+    "fast": {"steps": 10, "sampler": "dpmpp_2m", "decoder_steps": 6, "decoder_sampler": "dpmpp_2m"},
+    "balanced": {
+        "steps": 16,
+        "sampler": "dpmpp_2m",
+        "decoder_steps": 8,
+        "decoder_sampler": "dpmpp_2m",
+    },
+    "best": {
+        "steps": 40,
+        "sampler": "dpmpp_2m",
+        "decoder_steps": 20,
+        "decoder_sampler": "dpmpp_2m",
+    },
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +63,13 @@ class Settings:
         seed: of the first image; image i has seed + i.
         decoder_seed: of the first image, for Stage B alone; None goes on with Stage C's generator.
         batch: images per prompt.
+        image: what to paint over: a file's path or a picture of Pillow's; the size is then its own.
+        mask: which part of it to paint anew (white) and which to keep (black), of the same size.
+        strength: how much of `image` is painted anew, from 0 (only Stages B and A) to 1 (all);
+            None is 0.7, and 1 with a mask or to outpaint.
+        outpaint: pixels to add to `image` left, above, right and below.
+        feather: pixels along which new ones take over within a mask.
+        tile: side in pixels of what Stages B and A do at once; None is the whole picture.
 
     Raises:
         ValueError: if a number is out of its range.
@@ -67,6 +91,12 @@ class Settings:
     seed: int = 0
     decoder_seed: int | None = None
     batch: int = 1
+    image: Any = None
+    mask: Any = None
+    strength: float | None = None
+    outpaint: tuple[int, int, int, int] = (0, 0, 0, 0)
+    feather: int = 16
+    tile: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("width", "height"):
@@ -84,6 +114,49 @@ class Settings:
         if not 0 <= self.guidance_rescale <= 1:
             raise ValueError(f"guidance_rescale must be from 0 to 1, got {self.guidance_rescale}")
         check_interval(self.guidance_start, self.guidance_end)
+        check_whole("feather", self.feather, 0)
+        check_whole("tile", self.tile, SMALLEST_TILE)
+        self._check_image()
+
+    def _check_image(self) -> None:
+        if self.strength is not None and not 0 <= self.strength <= 1:
+            raise ValueError(f"strength must be from 0 to 1, got {self.strength}")
+        if len(self.outpaint) != 4:
+            raise ValueError(
+                f"outpaint must be pixels left, above, right and below, got {self.outpaint}"
+            )
+        for pixels in self.outpaint:
+            check_whole("each side of outpaint", pixels, 0)
+        asked = {"mask": self.mask, "strength": self.strength, "outpaint": any(self.outpaint)}
+        given = [name for name, value in asked.items() if value not in (None, False)]
+        if self.image is None and given:
+            raise ValueError(f"{' and '.join(given)} need an image to paint over; give image")
+
+    @classmethod
+    def from_words(cls, words: Mapping[str, Any], **others: Any) -> "Settings":
+        """Return settings of values as files hold them: text, or numbers of JSON.
+
+        Args:
+            words: by the settings' names; what is None or empty is left at its default.
+            others: settings that `words` come before.
+
+        Raises:
+            ValueError: if a name is unknown or a value cannot be read.
+        """
+        kinds = {field.name: str(field.type) for field in fields(cls)}
+        for name in words:
+            check_choice("a setting", name, list(kinds))
+        given = {name: word for name, word in words.items() if word not in (None, "")}
+        return cls(
+            **others | {name: read_word(name, word, kinds[name]) for name, word in given.items()}
+        )
+
+    @property
+    def anew(self) -> float:
+        """How much of the image is painted anew, also where `strength` is None."""
+        if self.strength is not None:
+            return self.strength
+        return 0.7 if self.mask is None and not any(self.outpaint) else 1.0
 
 
 class Cells(NamedTuple):
@@ -91,6 +164,11 @@ class Cells(NamedTuple):
 
     semantic: int
     vq: int
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of these cells."""
+        return VQ_PIXELS * self.vq
 
 
 def cells(side: int) -> Cells:
@@ -118,6 +196,25 @@ def vq_cells(semantic_cells: int) -> int:
             f"rows and columns of a semantic latent must be multiples of 3, got {semantic_cells}"
         )
     return semantic_cells // 3 * 32
+
+
+def read_word(name: str, word: Any, kind: str) -> Any:
+    """Return the value of a setting of the type `kind`, in Python's words, that a file holds.
+
+    Raises:
+        ValueError: if the word is no such value.
+    """
+    try:
+        if "tuple" in kind:
+            parts = word.split(",") if isinstance(word, str) else word
+            return tuple(int(str(part)) for part in parts)
+        if "int" in kind:
+            return int(str(word))
+        return float(str(word)) if "float" in kind else str(word)
+    except (TypeError, ValueError):
+        wanted = "4 whole numbers" if "tuple" in kind else "a number"
+        wanted = "a whole number" if "int" in kind and "tuple" not in kind else wanted
+        raise ValueError(f"{name} must be {wanted}, got {word!r}") from None
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:

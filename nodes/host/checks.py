@@ -5,9 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ...wuerstchen.settings import vq_cells
+from ...wuerstchen.settings import VQ_PIXELS, vq_cells
 
-VQ_PIXELS = 4
 NAMES = {4: "a Stage B latent (or the host's own)", 16: "a Stage C latent"}
 
 

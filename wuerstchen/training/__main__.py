@@ -18,8 +18,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ..pipeline import MINI, Wuerstchen
+from ..pipeline import Wuerstchen
 from ..placement import choose_device
+from ..sources import MINI
 from .decoder import DecoderTask, StageBTask
 from .export import export
 from .look import save_labelled

@@ -1,0 +1,140 @@
+"""Pictures to paint over: sizes, borders, masks, soft edges, and what is refused."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from wuerstchen import Settings, to_images
+from wuerstchen.canvas import bordered, canvas_for, feathered, to_pixels
+
+
+def random_picture(width: int, height: int, seed: int = 0) -> Image.Image:
+    levels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(levels)
+
+
+def left_half(width: int, height: int) -> Image.Image:
+    """A mask: white on the left."""
+    mask = Image.new("L", (width, height))
+    mask.paste(255, (0, 0, width // 2, height))
+    return mask
+
+
+@pytest.mark.parametrize("size", [(128, 128), (129, 300), (256, 131)])
+def test_the_picture_comes_back_from_its_canvas_to_the_last_bit(size: tuple[int, int]) -> None:
+    image = random_picture(*size)
+    canvas = canvas_for(Settings(image=image))
+    assert not any(side % 128 for side in canvas.pixels.shape[2:])
+    assert canvas.size == size
+    assert np.array_equal(to_images(canvas.pixels, size)[0], image)
+
+
+def test_a_border_repeats_the_edges() -> None:
+    canvas = bordered(torch.rand(1, 3, 128, 130), torch.ones(1, 1, 128, 130))
+    assert canvas.pixels.shape == (1, 3, 128, 256)
+    assert torch.equal(canvas.pixels[..., :63], canvas.pixels[..., 63:64].expand(1, 3, 128, 63))
+
+
+def test_a_size_that_is_asked_for_scales_and_crops() -> None:
+    image = random_picture(300, 200)
+    canvas = canvas_for(Settings(image=image, width=128, height=128))
+    middle = image.crop((50, 0, 250, 200)).resize((128, 128), Image.Resampling.LANCZOS)
+    difference = np.asarray(to_images(canvas.pixels, canvas.size)[0]).astype(int) - middle
+    assert abs(difference).mean() < 1
+
+
+def test_outside_the_mask_the_picture_is_kept_to_the_last_bit() -> None:
+    image = random_picture(200, 140)
+    canvas = canvas_for(Settings(image=image, mask=left_half(200, 140)))
+    painted = torch.rand(1, 3, *canvas.pixels.shape[2:])
+    for feather in (0, 8, 500):
+        result = np.asarray(to_images(canvas.keep(painted, feather), canvas.size)[0])
+        assert np.array_equal(result[:, 100:], np.asarray(image)[:, 100:])
+        assert not np.array_equal(result[:, 50:90], np.asarray(image)[:, 50:90])
+
+
+def test_an_edge_is_soft_only_within_the_mask_and_reaches_one() -> None:
+    mask = torch.zeros(1, 1, 40, 40)
+    mask[..., 10:30, 10:30] = 1
+    soft = feathered(mask, 4)
+    assert not soft[mask == 0].any()
+    assert torch.allclose(soft[0, 0, 20, 10:16], torch.tensor([0.2, 0.4, 0.6, 0.8, 1.0, 1.0]))
+    narrow = torch.zeros(1, 1, 40, 40)
+    narrow[..., 20] = 1
+    assert feathered(narrow, 8).max() == 1
+    assert torch.equal(feathered(mask, 0), mask)
+
+
+def test_a_cell_is_painted_anew_if_any_of_its_pixels_is() -> None:
+    mask = torch.zeros(1, 1, 128, 256)
+    mask[0, 0, 127, 130] = 0.1
+    cells = bordered(torch.zeros(1, 3, 128, 256), mask).cells(3, 6)
+    assert cells.nonzero().tolist() == [[0, 0, 2, 3]]
+    assert cells.max() == 1
+
+
+def test_outpainting_keeps_the_picture_and_masks_what_is_around() -> None:
+    image = random_picture(128, 128)
+    canvas = canvas_for(Settings(image=image, outpaint=(10, 0, 40, 20)))
+    assert canvas.size == (178, 148)
+    painted = torch.zeros_like(canvas.pixels)
+    result = np.asarray(to_images(canvas.keep(painted, 0), canvas.size)[0])
+    assert np.array_equal(result[:128, 10:138], image)
+    assert not result[128:].any()
+    assert not result[:, :10].any()
+
+
+def test_strength_is_seven_tenths_and_one_for_a_part() -> None:
+    image, mask = random_picture(128, 128), left_half(128, 128)
+    assert Settings(image=image).anew == 0.7
+    assert Settings(image=image, mask=mask).anew == 1
+    assert Settings(image=image, outpaint=(0, 0, 0, 8)).anew == 1
+    assert Settings(image=image, mask=mask, strength=0.0).anew == 0
+
+
+def test_pictures_and_masks_of_any_mode_are_read(tmp_path: Path) -> None:
+    grey = Image.fromarray(np.arange(128 * 128, dtype=np.uint8).reshape(128, 128))
+    path = tmp_path / "grey.png"
+    grey.save(path)
+    canvas = canvas_for(Settings(image=path, mask=str(path)))
+    assert torch.equal(canvas.pixels[:, :1], canvas.mask)
+    assert torch.equal(canvas.mask, to_pixels(grey))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"mask": "m.png"}, "mask need an image"),
+        ({"strength": 0.5}, "strength need an image"),
+        ({"image": "a.png", "strength": 1.5}, "strength must be from 0 to 1, got 1.5"),
+        ({"image": "a.png", "outpaint": (1, 2, 3)}, "outpaint must be pixels left, above, right"),
+        ({"image": "a.png", "outpaint": (-1, 0, 0, 0)}, "each side of outpaint must be"),
+        ({"image": "a.png", "feather": -1}, "feather must be a whole number of at least 0"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(
+    settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        Settings(**settings)
+
+
+def test_pictures_that_cannot_be_used_are_refused_by_name(tmp_path: Path) -> None:
+    text = tmp_path / "a.png"
+    text.write_text("no picture")
+    cut = tmp_path / "cut.png"
+    random_picture(128, 128).save(cut)
+    cut.write_bytes(cut.read_bytes()[:2000])
+    for path in (text, cut):
+        with pytest.raises(ValueError, match=f"{path}: expected a picture such as PNG"):
+            canvas_for(Settings(image=path))
+    with pytest.raises(FileNotFoundError):
+        canvas_for(Settings(image=tmp_path / "none.png"))
+    with pytest.raises(ValueError, match="the mask must be of the image's size, 128×128, got 64×"):
+        canvas_for(Settings(image=random_picture(128, 128), mask=random_picture(64, 128)))
+    with pytest.raises(ValueError, match="the width of the image must be"):
+        canvas_for(Settings(image=random_picture(100, 128)))

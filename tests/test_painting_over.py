@@ -1,0 +1,164 @@
+"""Painting over pictures and along paths, by the bundled model, which has a compressor."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from wuerstchen import CheckpointError, Settings, Wuerstchen, between, generators, to_images
+from wuerstchen.canvas import to_pixels
+from wuerstchen.sampling import from_published
+from wuerstchen.settings import SAMPLERS
+
+CIRCLE, STAR = "a large red circle on a blue background", "a yellow star on a blue background"
+QUICK = Settings(width=128, height=128, steps=6, decoder_steps=3)
+OVER = Settings(steps=6, decoder_steps=3)
+
+
+@pytest.fixture(scope="module")
+def model() -> Wuerstchen:
+    return Wuerstchen.load(device="cpu", progress=False)
+
+
+@pytest.fixture(scope="module")
+def circle(model: Wuerstchen) -> Image.Image:
+    return model.paint(CIRCLE, seed=3)[0]
+
+
+def levels(image: Image.Image) -> np.ndarray[Any, Any]:
+    return np.asarray(image).astype(int)
+
+
+def left_half(image: Image.Image) -> Image.Image:
+    mask = Image.new("L", image.size)
+    mask.paste(255, (0, 0, image.width // 2, image.height))
+    return mask
+
+
+def test_strength_zero_is_the_pure_decode_of_the_encoded_picture(
+    model: Wuerstchen, circle: Image.Image
+) -> None:
+    painted = model.paint(CIRCLE, OVER, image=circle, strength=0.0, seed=2)[0]
+    semantic = model.encode_semantic(to_pixels(circle))
+    text = model.encode_text([CIRCLE])
+    vq = model.sample_vq(semantic, text.decoder, generators([2]), steps=3)
+    assert np.array_equal(levels(painted), levels(to_images(model.decode_pixels(vq))[0]))
+    assert abs(levels(painted) - levels(circle)).mean() < 12
+    assert float(from_published(semantic).std()) == pytest.approx(1, abs=0.5)
+
+
+def test_the_more_strength_the_less_of_the_picture_stays(
+    model: Wuerstchen, circle: Image.Image
+) -> None:
+    prompt = "a small yellow star on a green background"
+    distances = []
+    for strength in (0.0, 0.35, 1.0):
+        painted = model.paint(prompt, image=circle, strength=strength)[0]
+        distances.append(abs(levels(painted) - levels(circle)).mean())
+    assert distances == sorted(distances)
+    assert distances[0] < 12 < 40 < distances[-1]
+
+
+def test_full_strength_is_nearly_the_picture_without_one(
+    model: Wuerstchen, circle: Image.Image
+) -> None:
+    alone = model.paint(STAR, seed=4)[0]
+    over = model.paint(STAR, image=circle, strength=1.0, seed=4)[0]
+    assert abs(levels(alone) - levels(over)).mean() < 12
+
+
+def test_a_mask_keeps_the_rest_to_the_last_bit_and_paints_within(
+    model: Wuerstchen, circle: Image.Image
+) -> None:
+    mask = left_half(circle)
+    painted = model.paint("a small yellow star at the left", image=circle, mask=mask, seed=1)[0]
+    assert np.array_equal(levels(painted)[:, 128:], levels(circle)[:, 128:])
+    assert abs(levels(painted)[:, :128] - levels(circle)[:, :128]).mean() > 15
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_arrives_at_the_known_latent(model: Wuerstchen, sampler: str) -> None:
+    latent = 42 * torch.randn(1, 16, 3, 6, generator=torch.Generator().manual_seed(0)) - 1
+    mask = torch.zeros(1, 1, 3, 6)
+    mask[..., 3:] = 1
+    text = model.encode_text([CIRCLE]).prior
+    found = model.sample_semantic(
+        text, generators([1]), steps=5, sampler=sampler, latent=latent, mask=mask
+    )
+    assert torch.allclose(found[..., :3], latent[..., :3], atol=1e-4)
+    assert not torch.allclose(found[..., 3:], latent[..., 3:], atol=5)
+
+
+def test_outpainting_adds_exactly_the_pixels_asked_for(
+    model: Wuerstchen, circle: Image.Image
+) -> None:
+    painted = model.paint(CIRCLE, OVER, image=circle, outpaint=(0, 30, 100, 0))[0]
+    assert painted.size == (356, 286)
+    assert np.array_equal(levels(painted)[30:, :256], levels(circle))
+
+
+def test_pictures_painted_over_together_are_those_painted_alone(
+    model: Wuerstchen, circle: Image.Image
+) -> None:
+    star = model.paint(STAR, seed=5)[0]
+    asked = [Settings(**vars(OVER) | {"image": image, "seed": 7}) for image in (circle, star)]
+    together = model.paint([STAR, CIRCLE], asked)
+    for image, prompt, one in zip(together, (STAR, CIRCLE), asked, strict=True):
+        assert abs(levels(image) - levels(model.paint(prompt, one)[0])).max() <= 1
+    batch = model.paint(STAR, OVER, image=circle, batch=2, seed=6)
+    assert (
+        abs(levels(batch[1]) - levels(model.paint(STAR, OVER, image=circle, seed=7)[0])).max() <= 1
+    )
+
+
+def test_a_path_between_prompts_begins_and_ends_at_their_pictures(model: Wuerstchen) -> None:
+    frames = model.interpolate([CIRCLE, STAR], 3, QUICK, seed=2)
+    for frame, prompt in ((0, CIRCLE), (2, STAR)):
+        alone = model.paint(prompt, QUICK, seed=2)[0]
+        assert abs(levels(frames[frame]) - levels(alone)).max() <= 1
+    for end in (0, 2):
+        assert abs(levels(frames[1]) - levels(frames[end])).max() > 20
+
+
+def test_a_path_between_pictures_is_the_arc_between_their_latents(
+    model: Wuerstchen, circle: Image.Image
+) -> None:
+    star = model.paint("a star on a green background", seed=5)[0]
+    stops = [Settings(image=image, strength=0.0, decoder_steps=3) for image in (circle, star)]
+    frames = model.interpolate("", 5, stops)
+    z = [from_published(model.encode_semantic(to_pixels(image))) for image in (circle, star)]
+    arc = 42 * between(z, 5, dims=3) - 1
+    text = model.encode_text([""]).decoder
+    vq = model.sample_vq(arc, text, generators([0] * 5), steps=3)
+    for frame, image in zip(frames, to_images(model.decode_pixels(vq)), strict=True):
+        assert abs(levels(frame) - levels(image)).max() <= 1
+
+
+def test_stops_that_do_not_go_together_are_refused(model: Wuerstchen, circle: Image.Image) -> None:
+    sizes = [QUICK, Settings(width=256, height=128)]
+    with pytest.raises(ValueError, match="the stops of a path must be of one size"):
+        model.interpolate([CIRCLE, STAR], 3, sizes)
+    with pytest.raises(ValueError, match="give it no mask and no outpaint"):
+        model.interpolate([CIRCLE, STAR], 3, OVER, image=circle, mask=left_half(circle))
+    with pytest.raises(ValueError, match="at least 2 stops and 2 frames, got 1 stops"):
+        model.interpolate(CIRCLE, 3, QUICK)
+
+
+def test_masks_and_sizes_that_do_not_fit_are_refused(model: Wuerstchen) -> None:
+    text, rows = model.encode_text([CIRCLE]).prior, generators([0])
+    latent = torch.zeros(1, 16, 3, 3)
+    with pytest.raises(ValueError, match="a mask has the latent's rows and columns, got"):
+        model.sample_semantic(text, rows, latent=latent, mask=torch.ones(1, 1, 3, 4))
+    with pytest.raises(ValueError, match="a mask needs a clean latent"):
+        model.sample_semantic(text, rows, mask=torch.ones(1, 1, 3, 3))
+    with pytest.raises(ValueError, match="must be multiples of 128 pixels, got 130×128"):
+        model.encode_semantic(torch.zeros(1, 3, 128, 130))
+
+
+def test_a_model_without_a_compressor_says_what_to_give(tiny: Path, circle: Image.Image) -> None:
+    bare = Wuerstchen.load(tiny, device="cpu", progress=False)
+    with pytest.raises(CheckpointError, match="comes without a compressor, .* model_v2_stage_b.pt"):
+        bare.paint(CIRCLE, OVER, image=circle)

@@ -1,0 +1,136 @@
+"""Files of prompts: what they may hold, what is refused, and folders that fill after interruptions."""
+
+import io
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from wuerstchen import Settings
+from wuerstchen.__main__ import main
+from wuerstchen.pictures import facts_of
+from wuerstchen.prompt_files import read_jobs
+
+QUICK = ["--width", "128", "--height", "128", "--steps", "2", "--decoder-steps", "1"]
+TEXT = "a red circle\n\n  a green star\n"
+CSV = 'prompt,seed,negative,batch\n"a red circle, large",7,,2\na green star,,blue,\n'
+JSON = '{"prompt": "a red circle", "seed": 7, "outpaint": [0, 0, 0, 0]}\n"a green star"\n'
+
+
+def write(folder: Path, name: str, text: str) -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def run(folder: Path, source: Path, *words: str) -> int:
+    return main(["--prompts", str(source), "--output", str(folder), *QUICK, *words])
+
+
+def test_a_text_file_has_a_prompt_per_line(tmp_path: Path) -> None:
+    rows = read_jobs(write(tmp_path, "p.txt", TEXT), Settings(seed=3))
+    jobs = [(job.file, job.prompt, job.settings.seed) for row in rows for job in row]
+    assert jobs == [("00000.png", "a red circle", 3), ("00001.png", "a green star", 3)]
+
+
+def test_a_table_has_settings_of_its_own_and_batches(tmp_path: Path) -> None:
+    rows = read_jobs(write(tmp_path, "p.csv", CSV), Settings(seed=1, decoder_seed=4))
+    assert [[job.file for job in row] for row in rows] == [
+        ["00000.png", "00001.png"],
+        ["00002.png"],
+    ]
+    first, second = rows[0][1].settings, rows[1][0].settings
+    assert rows[0][0].prompt == "a red circle, large"
+    assert (first.seed, first.decoder_seed, first.batch, first.negative) == (8, 5, 1, "")
+    assert (second.seed, second.decoder_seed, second.negative) == (1, 4, "blue")
+
+
+def test_objects_and_bare_texts_may_stand_on_lines_of_json(tmp_path: Path) -> None:
+    rows = read_jobs(write(tmp_path, "p.jsonl", JSON), Settings())
+    assert [row[0].prompt for row in rows] == ["a red circle", "a green star"]
+    assert rows[0][0].settings.seed == 7
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("p.doc", "a", "a prompt file must end in .txt, .csv or .jsonl"),
+        ("p.txt", "\n\n", "expected at least one prompt, found none"),
+        ("p.csv", "prompt,sed\na,1\n", "line 2: a setting must be one of .*, got 'sed'"),
+        ("p.csv", "prompt,seed\na,1\nb,x\n", "line 3: seed must be a whole number, got 'x'"),
+        ("p.csv", "prompt,width\na,100\n", "line 2: width must be .* at least 128.*, got 100"),
+        ("p.csv", "prompt\na,b,c\n", "line 2 has more cells than the header"),
+        ("p.csv", "prompts\na\n", "line 2: expected a prompt, found None"),
+        ("p.jsonl", '{"prompt": "a"}\n{"prompt"\n', "line 2: expected a JSON object"),
+        ("p.jsonl", "[1]\n", "line 1: expected a prompt"),
+        ("p.jsonl", '{"prompt": "a", "steps": [1]}', "line 1: steps must be a whole number"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_refused_with_its_line(
+    tmp_path: Path, name: str, text: str, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_jobs(write(tmp_path, name, text), Settings())
+
+
+def test_a_folder_is_filled_and_says_what_is_in_it(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    source, folder = write(tmp_path, "p.csv", CSV), tmp_path / "out"
+    assert run(folder, source) == 0
+    assert "3 pictures, 3 of them new" in capfd.readouterr().out
+    lines = [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines()]
+    assert [line["file"] for line in lines] == ["00000.png", "00001.png", "00002.png"]
+    for line in lines:
+        facts = facts_of(folder / line["file"])
+        assert facts["wanted"] == [line["prompt"]]
+        assert (facts["seed"], facts["negative"]) == (line["seed"], line["negative"])
+    assert {path.name for path in folder.iterdir()} == {line["file"] for line in lines} | {
+        "manifest.jsonl"
+    }
+
+
+def test_an_interrupted_folder_goes_on_with_what_is_missing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    source, folder = write(tmp_path, "p.csv", CSV), tmp_path / "out"
+    assert run(folder, source) == 0
+    lost = folder / "00001.png"
+    before = lost.read_bytes()
+    lost.unlink()
+    stamps = {path: path.stat().st_mtime_ns for path in folder.glob("*.png")}
+    time.sleep(0.01)
+    assert run(folder, source) == 0
+    assert "3 pictures, 1 of them new" in capfd.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
+    first, again = (np.asarray(Image.open(io.BytesIO(b))) for b in (before, lost.read_bytes()))
+    assert abs(first.astype(int) - again).max() <= 1  # it is painted alone now, not in a batch
+
+
+def test_more_prompts_may_follow_and_other_ones_are_refused(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    source, folder = write(tmp_path, "p.txt", "a red circle\n"), tmp_path / "out"
+    assert run(folder, source) == 0
+    write(tmp_path, "p.txt", "a red circle\na green star\n")
+    assert run(folder, source) == 0
+    assert "2 pictures, 1 of them new" in capfd.readouterr().out
+    before = (folder / "manifest.jsonl").read_bytes()
+    assert run(folder, source, "--seed", "5") == 2
+    assert "is of other prompts, settings or sources" in capfd.readouterr().err
+    assert run(folder, write(tmp_path, "q.txt", "a star\n")) == 2
+    assert (folder / "manifest.jsonl").read_bytes() == before
+
+
+def test_pictures_of_another_run_are_not_taken_for_its_own(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / "00000.png").write_bytes(b"mine")
+    assert run(folder, write(tmp_path, "p.txt", TEXT)) == 2
+    assert "holds 00000.png of another run" in capfd.readouterr().err
+    assert (folder / "00000.png").read_bytes() == b"mine"

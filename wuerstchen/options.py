@@ -1,0 +1,340 @@
+"""The options of `wuerstchen PROMPT`, and where their values come from.
+
+An option counts as it is given; what is not given comes from --preset, then from the picture of
+--from, then from the defaults.
+"""
+
+import argparse
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from . import __version__
+from .pictures import facts_of
+from .settings import PRESETS, SAMPLERS, Settings, check_choice
+
+EXAMPLES = """\
+examples:
+  wuerstchen "a large red circle on a blue background"
+  wuerstchen "a small green star" --width 384 --height 256 --seed 7 --output star.png
+  wuerstchen "a red ring" "a blue ring" --batch 4 --grid --output rings/
+  wuerstchen "a red circle" "a blue star" --interpolate 8 --output path/
+  wuerstchen --from star.png --seed 8
+  wuerstchen "a yellow cross" --image star.png --mask mask.png
+  wuerstchen --prompts prompts.csv --output pictures/
+  wuerstchen --model v2 "an astronaut on a horse, oil painting" --negative blurry --offload stage
+  wuerstchen --model v2 --prior warp-ai/wuerstchen-prior-model-base "a lighthouse at dusk"
+
+other commands:
+  wuerstchen info SOURCE               what a checkpoint is
+  wuerstchen convert SOURCE OUT        any checkpoint as one safetensors file
+  wuerstchen -- info                   paints the word "info"
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose refusals are errors like any other."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message} (see {self.prog} --help)")
+
+
+def parse(words: Sequence[str]) -> argparse.Namespace:
+    """Return the values of all options.
+
+    Raises:
+        ValueError: if the words are no valid options.
+        OSError: if the picture of --from is not there.
+    """
+    parser = paint_parser()
+    args = parser.parse_intermixed_args(words)
+    before: dict[str, Any] = {}
+    if args.repeat is not None:
+        before |= facts_of(args.repeat)
+    if args.preset is not None:
+        check_choice("preset", args.preset, list(PRESETS))
+        before |= PRESETS[args.preset]
+    known = {name: value for name, value in before.items() if hasattr(args, name)}
+    args = parser.parse_intermixed_args(words, argparse.Namespace(**known))
+    args.wanted = args.wanted or before.get("wanted", [])
+    return args
+
+
+def paint_parser() -> argparse.ArgumentParser:
+    """Return the parser of the main command."""
+    parser = Parser(
+        prog="wuerstchen",
+        description="Paint a picture from a prompt with Würstchen.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    about = "what to paint; one picture (or batch) each"
+    parser.add_argument("wanted", metavar="PROMPT", nargs="*", help=about)
+    parser.add_argument("--version", action="version", version=f"wuerstchen {__version__}")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    add_model_options(parser.add_argument_group("model"))
+    add_prompt_options(parser.add_argument_group("prompts"))
+    add_picture_options(parser.add_argument_group("picture"))
+    add_image_options(parser.add_argument_group("painting over a picture"))
+    add_quality_options(parser.add_argument_group("sampling"))
+    add_guidance_options(parser.add_argument_group("guidance"))
+    add_output_options(parser.add_argument_group("output"))
+    return parser
+
+
+def add_model_options(group: Any) -> None:
+    """Add which model to use, and where and how it runs."""
+    group.add_argument(
+        "--model",
+        default="mini",
+        help="mini (bundled; the default), v2 (the published pair, 12 GB from the Hub), or a "
+        "folder that holds wuerstchen-prior/ and wuerstchen/ in the published layout",
+    )
+    group.add_argument(
+        "--prior",
+        metavar="SOURCE",
+        help="another Stage C: a folder, a Hub name, a file, or a blend of such: a*0.5+b*0.5",
+    )
+    group.add_argument("--decoder", metavar="SOURCE", help="another Stage B and Stage A, likewise")
+    group.add_argument("--stage-a", metavar="SOURCE", help="another Stage A alone, likewise")
+    group.add_argument(
+        "--compressor",
+        metavar="SOURCE",
+        help="what reads the picture of --image, where the model has none: the authors' file "
+        "model_v2_stage_b.pt",
+    )
+    group.add_argument(
+        "--lora",
+        metavar="SOURCE[:STRENGTH]",
+        action="append",
+        default=[],
+        help="a LoRA for the prior, of any usual format; may be given several times",
+    )
+    group.add_argument(
+        "--device",
+        default="auto",
+        help="auto (CUDA, then MPS, then CPU; the default), cpu, cuda, cuda:N or mps",
+    )
+    group.add_argument(
+        "--dtype",
+        default="auto",
+        help="auto (fp32 on the CPU, else fp16; the default), fp32, fp16 or bf16",
+    )
+    group.add_argument(
+        "--offload",
+        default="none",
+        help="none: weights stay on the device (the default); stage: only while their stage runs; "
+        "layer: only while their layer runs",
+    )
+
+
+def add_prompt_options(group: Any) -> None:
+    """Add what is painted, beside the prompts themselves."""
+    group.add_argument(
+        "--prompts",
+        metavar="FILE",
+        type=Path,
+        help="paint the prompts of a .txt file (one a line), or a .csv or .jsonl file (a column "
+        "or entry prompt, others named as the settings in a picture's file) into the folder "
+        "--output; run again, it goes on where it was interrupted",
+    )
+    group.add_argument(
+        "--negative", metavar="TEXT", default="", help="what the picture should not show"
+    )
+    group.add_argument(
+        "--weighting",
+        metavar="SYNTAX",
+        default=Settings.weighting,
+        help="how prompts weigh words: comfy, as in (word:1.3) and [word] (the default); compel, as "
+        "in word++ and (two words)1.2; none",
+    )
+    group.add_argument(
+        "--interpolate",
+        metavar="N",
+        type=whole,
+        help="N pictures along the path from the first prompt (or --image) to the last",
+    )
+    group.add_argument(
+        "--from",
+        dest="repeat",
+        metavar="PICTURE",
+        type=Path,
+        help="repeat a picture that this command made, with whatever else is given changed",
+    )
+
+
+def add_picture_options(group: Any) -> None:
+    """Add how many pictures, how large, and which."""
+    side = "pixels, at least 128; default: the model's native size, or that of --image"
+    group.add_argument("--width", metavar="N", type=whole, help=side)
+    group.add_argument("--height", metavar="N", type=whole, help=side)
+    group.add_argument(
+        "--batch",
+        metavar="N",
+        type=whole,
+        default=Settings.batch,
+        help="pictures per prompt; picture i (from 0) is the one of seed + i (default: 1)",
+    )
+    group.add_argument(
+        "--seed",
+        metavar="N",
+        type=whole,
+        default=Settings.seed,
+        help="of the first picture (default: 0)",
+    )
+    group.add_argument(
+        "--decoder-seed",
+        metavar="N",
+        type=whole,
+        help="a seed of its own for Stage B: other details of the same composition "
+        "(default: Stage B goes on with Stage C's generator)",
+    )
+    group.add_argument(
+        "--tile",
+        metavar="N",
+        type=whole,
+        help="side in pixels of what Stages B and A do at once: less memory for large pictures "
+        "(default: all at once)",
+    )
+
+
+def add_image_options(group: Any) -> None:
+    """Add what is painted over."""
+    group.add_argument(
+        "--image",
+        metavar="PICTURE",
+        action="append",
+        default=[],
+        help="paint over this picture; with --interpolate one per stop",
+    )
+    group.add_argument(
+        "--strength",
+        metavar="X",
+        type=number,
+        help="how much is painted anew: 1 is all, 0 only decodes the picture's semantic latent "
+        "(default: 0.7; with --mask or --outpaint 1)",
+    )
+    group.add_argument(
+        "--mask",
+        metavar="PICTURE",
+        help="white where --image is painted anew, black where it stays; of its size",
+    )
+    group.add_argument(
+        "--outpaint",
+        metavar="L,T,R,B",
+        type=sides,
+        default=Settings.outpaint,
+        help="pixels to add to --image left, above, right and below",
+    )
+    group.add_argument(
+        "--feather",
+        metavar="N",
+        type=whole,
+        default=Settings.feather,
+        help="pixels within the mask along which new ones take over (default: 16)",
+    )
+
+
+def add_quality_options(group: Any) -> None:
+    """Add how the two diffusion stages sample."""
+    group.add_argument(
+        "--preset",
+        metavar="NAME",
+        help="samplers and steps at once: fast, balanced or best; what is given beside it counts",
+    )
+    group.add_argument(
+        "--steps",
+        metavar="N",
+        type=whole,
+        help="of Stage C, evenly spaced (default: the published list of 29)",
+    )
+    group.add_argument(
+        "--sampler",
+        metavar="NAME",
+        default=Settings.sampler,
+        help=f"of Stage C: {', '.join(SAMPLERS)} (default: ddpm)",
+    )
+    group.add_argument(
+        "--decoder-steps",
+        metavar="N",
+        type=whole,
+        default=Settings.decoder_steps,
+        help="of Stage B (default: 12)",
+    )
+    group.add_argument(
+        "--decoder-sampler",
+        metavar="NAME",
+        default=Settings.decoder_sampler,
+        help="of Stage B, as --sampler (default: ddpm)",
+    )
+
+
+def add_guidance_options(group: Any) -> None:
+    """Add how strongly the prompt binds."""
+    rows = {
+        "--cfg": ("guidance", "X", "of Stage C; none up to 1 (default: 4.0)"),
+        "--cfg-rescale": (
+            "guidance_rescale",
+            "X",
+            "from 0 to 1: how much guidance keeps the contrast of no guidance (default: 0)",
+        ),
+        "--cfg-start": (
+            "guidance_start",
+            "T",
+            "time (1 = noise, 0 = picture) from which Stage C is guided (default: 1)",
+        ),
+        "--cfg-end": (
+            "guidance_end",
+            "T",
+            "time down to which it is guided; a step outside takes half the time (default: 0)",
+        ),
+        "--decoder-cfg": ("decoder_guidance", "X", "of Stage B (default: 0.0, none)"),
+    }
+    for flag, (name, metavar, about) in rows.items():
+        default = getattr(Settings, name)
+        group.add_argument(
+            flag, dest=name, metavar=metavar, type=number, default=default, help=about
+        )
+
+
+def add_output_options(group: Any) -> None:
+    """Add where pictures go."""
+    group.add_argument(
+        "--output",
+        metavar="PATH",
+        type=Path,
+        default=Path("wuerstchen-output"),
+        help="a folder, which gets 00000.png and so on, after the highest number in it, in the "
+        "order of the prompts; or a name ending in .png for one picture, which replaces a file of "
+        "that name (default: the folder wuerstchen-output)",
+    )
+    group.add_argument("--grid", action="store_true", help="also write all pictures on one sheet")
+
+
+def whole(text: str) -> int:
+    """Return the whole number in `text`."""
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a whole number, got {text!r}") from None
+
+
+def number(text: str) -> float:
+    """Return the finite number in `text`."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"must be a finite number, got {text!r}")
+    return value
+
+
+def sides(text: str) -> tuple[int, ...]:
+    """Return the four numbers in `text`."""
+    numbers = tuple(whole(part) for part in text.split(","))
+    if len(numbers) != 4:
+        about = "must be pixels left, above, right and below, such as 64,0,64,0"
+        raise argparse.ArgumentTypeError(f"{about}, got {text!r}")
+    return numbers

@@ -1,0 +1,142 @@
+"""Files of prompts, and the folders they fill.
+
+    .txt    a prompt per line; empty lines are skipped
+    .csv    a header, in it `prompt` and any settings; an empty cell is the setting's default
+    .jsonl  per line an object with the same names
+
+Every picture of a file has its name before the first is painted: `manifest.jsonl` in the folder says
+which prompt and settings each has. Pictures appear under their names when they are whole. So a run
+that was interrupted goes on with what is missing.
+"""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .settings import Settings
+
+MANIFEST = "manifest.jsonl"
+
+
+class Job(NamedTuple):
+    """A picture to paint: the name of its file, its prompt and the settings for it alone."""
+
+    file: str
+    prompt: str
+    settings: Settings
+
+
+def read_jobs(path: Path, settings: Settings) -> list[list[Job]]:
+    """Return the pictures of each prompt in a file.
+
+    Args:
+        path: a .txt, .csv or .jsonl file.
+        settings: what counts where the file says nothing.
+
+    Raises:
+        OSError: if the file cannot be read.
+        ValueError: with the line, if it holds something else.
+    """
+    readers = {".txt": text_rows, ".csv": csv_rows, ".jsonl": json_rows}
+    if path.suffix.lower() not in readers:
+        raise ValueError(f"a prompt file must end in .txt, .csv or .jsonl, got {path}")
+    jobs: list[list[Job]] = []
+    first = 0
+    try:
+        for number, row in readers[path.suffix.lower()](path.read_text(encoding="utf-8-sig")):
+            prompt, own = read_row(number, row, settings)
+            jobs.append([Job(f"{first + i:05d}.png", prompt, s) for i, s in enumerate(alone(own))])
+            first += own.batch
+    except (ValueError, csv.Error) as error:
+        raise ValueError(f"{path}: {error}") from error
+    if not jobs:
+        raise ValueError(f"{path}: expected at least one prompt, found none")
+    return jobs
+
+
+def text_rows(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the number of each line with a prompt, and the prompt."""
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip():
+            yield number, {"prompt": line.strip()}
+
+
+def csv_rows(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the number of each row and its cells by the header's names."""
+    reader = csv.DictReader(io.StringIO(text), strict=True)
+    for row in reader:
+        if None in row:
+            raise ValueError(f"line {reader.line_num} has more cells than the header")
+        yield reader.line_num, {name.strip(): cell for name, cell in row.items()}
+
+
+def json_rows(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the number of each line and its object."""
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"line {number}: expected a JSON object, but {error}") from error
+        yield number, row if isinstance(row, dict) else {"prompt": row}
+
+
+def read_row(number: int, row: dict[str, Any], settings: Settings) -> tuple[str, Settings]:
+    """Return prompt and settings of a row; `settings` counts where it says nothing.
+
+    Raises:
+        ValueError: with the line, if it has no prompt or something that is no setting.
+    """
+    prompt = row.pop("prompt", None)
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise ValueError(f"line {number}: expected a prompt, found {prompt!r}")
+    try:
+        return prompt, Settings.from_words(row, **vars(settings))
+    except ValueError as error:
+        raise ValueError(f"line {number}: {error}") from error
+
+
+def alone(settings: Settings) -> Iterator[Settings]:
+    """Yield settings for each picture of a batch that paint it on its own."""
+    for i in range(settings.batch):
+        later = None if settings.decoder_seed is None else settings.decoder_seed + i
+        yield replace(settings, batch=1, seed=settings.seed + i, decoder_seed=later)
+
+
+def open_manifest(folder: Path, jobs: Sequence[Sequence[Job]], sources: dict[str, Any]) -> None:
+    """Write the manifest of a folder, or find that it has the same one already.
+
+    More prompts may follow those of an earlier run.
+
+    Raises:
+        ValueError: if the folder is filled by other prompts or settings.
+        OSError: if it cannot be written.
+    """
+    lines = [
+        json.dumps({"file": job.file, "prompt": job.prompt, **asdict(job.settings), **sources})
+        for row in jobs
+        for job in row
+    ]
+    path = folder / MANIFEST
+    before = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    if before != lines[: len(before)]:
+        raise ValueError(
+            f"{path} is of other prompts, settings or sources; give them as they were, to go on, "
+            "or another --output"
+        )
+    taken = [job.file for row in jobs for job in row if (folder / job.file).exists()]
+    if not before and taken:
+        raise ValueError(f"{folder} holds {taken[0]} of another run; give another --output")
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / f".{MANIFEST}.{os.getpid()}.part"
+    try:
+        part.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

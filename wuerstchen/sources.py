@@ -1,0 +1,42 @@
+"""Which files a model's name stands for: the bundled model, the published pair, or a folder."""
+
+from pathlib import Path
+
+from .files import CheckpointError, is_pipeline, parsed, resolve
+
+NATIVE_SIZE = 1024
+MINI = Path(__file__).parent / "mini"
+PRIOR_FOLDER, DECODER_FOLDER = "wuerstchen-prior", "wuerstchen"
+
+
+def published_pair(model: str | Path) -> tuple[str | Path, str | Path]:
+    """Return the sources of prior and decoder that `model` stands for.
+
+    Raises:
+        CheckpointError: if it is a folder that does not hold both.
+    """
+    if model == "v2":
+        return "warp-ai/wuerstchen-prior", "warp-ai/wuerstchen"
+    folder = MINI if model == "mini" else Path(model).expanduser()
+    pair = folder / PRIOR_FOLDER, folder / DECODER_FOLDER
+    missing = " and ".join(
+        f"{part.name}/model_index.json" for part in pair if not is_pipeline(part)
+    )
+    if missing:
+        raise CheckpointError(
+            f"{folder}: expected mini, v2 or a folder that holds {PRIOR_FOLDER} and "
+            f"{DECODER_FOLDER} in the published layout, but {missing} is not "
+            "there; a single network is given as prior or decoder"
+        )
+    return pair
+
+
+def is_whole(source: str | Path) -> bool:
+    """Whether `source` is a repository with all parts of its pipeline, and not one bare network."""
+    return is_pipeline(resolve(source))
+
+
+def native_size(source: str | Path) -> int:
+    """Return the side in pixels that a prior is for: its index's `native_size`, else 1024."""
+    index = resolve(source) / "model_index.json"
+    return int(parsed(index.read_bytes(), index).get("native_size", NATIVE_SIZE))

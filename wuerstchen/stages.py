@@ -1,0 +1,328 @@
+"""The stages of one model, each a method.
+
+    prompt ─text towers→ features ─Stage C→ semantic latent ─Stage B→ VQ latent ─Stage A→ pixels
+
+What they return is float32 and on the CPU: a latent can be saved, edited and decoded later, on
+another device or in another precision. Order of draws is that of diffusers' Würstchen pipelines, so
+that the same generator gives the same picture.
+
+Shapes: N images, L tokens, D features of a token, h w semantic cells, H W cells of the VQ latent
+(four pixels each).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .compressor import Compressor, prepare_pixels
+from .files import CheckpointError
+from .lora import Loras
+from .placement import Placement
+from .samplers import SAMPLERS
+from .sampling import (
+    add_noise,
+    chosen_times,
+    draw_noise,
+    from_published,
+    guided,
+    in_turn,
+    keeping,
+    to_published,
+    uniform_times,
+    within,
+)
+from .settings import cells, check_choice, vq_cells
+from .sources import NATIVE_SIZE
+from .stage_a import StageA
+from .stage_b import StageB
+from .stage_c import StageC
+from .text import TextTower
+
+
+class Texts(NamedTuple):
+    """Features of prompts for Stage C and for Stage B, each (N, L, D)."""
+
+    prior: Tensor
+    decoder: Tensor
+
+
+@dataclass(kw_only=True, repr=False, eq=False)
+class Stages:
+    """The stages of one model; the compressor is loaded when a picture is first encoded."""
+
+    prior_text: TextTower
+    stage_c: StageC
+    decoder_text: TextTower
+    stage_b: StageB
+    stage_a: StageA
+    load_compressor: Callable[[], Compressor]
+    placement: Placement
+    native_size: int = NATIVE_SIZE
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        check_fit(self)
+        self.loras = Loras(self.stage_c, self.prior_text.network)
+
+    @cached_property
+    def compressor(self) -> Compressor:
+        """The network that makes semantic latents of pictures.
+
+        Raises:
+            CheckpointError: if the model comes without one, or it does not fit.
+        """
+        compressor = self.load_compressor()
+        made, taken = compressor.config.c_latent, self.stage_b.config.effnet_embd
+        if made != taken:
+            raise CheckpointError(
+                f"the compressor makes a semantic latent of {made} channels, the decoder takes "
+                f"{taken}; give the compressor that this decoder was trained with"
+            )
+        return compressor
+
+    def load_lora(self, source: str | Path, strength: float = 1.0) -> None:
+        """Merge a LoRA into Stage C and its text tower, beside those that are there.
+
+        Args:
+            source: weights file, folder or Hub name, in any of the formats of `lora`.
+            strength: any finite number; 1 is as trained.
+
+        Raises:
+            CheckpointError: if the source is missing or damaged, or is no LoRA for this prior.
+            ValueError: if the strength is not finite.
+        """
+        self.loras.add(source, strength)
+
+    def unload_loras(self) -> None:
+        """Take all LoRAs out again; every weight is what it was, to the last bit."""
+        self.loras.clear()
+
+    def encode_text(self, prompts: Sequence[str], weighting: str = "comfy") -> Texts:
+        """Return the features of prompts of the same number of chunks by both text towers."""
+        return Texts(
+            self.prior_text.encode(prompts, weighting), self.decoder_text.encode(prompts, weighting)
+        )
+
+    @torch.no_grad()
+    def encode_semantic(self, pixels: Tensor) -> Tensor:
+        """Return the semantic latents (N, 16, h, w), 42 z - 1, of pictures (the compressor).
+
+        Args:
+            pixels: (N, 3, H, W) in [0, 1]; H and W are multiples of 128.
+
+        Raises:
+            CheckpointError: if the model has no compressor.
+            ValueError: if a side is not a multiple of 128.
+        """
+        rows, columns = pixels.shape[2:]
+        if any(side < 1 or cells(side).pixels != side for side in (rows, columns)):
+            raise ValueError(
+                f"the sides of a picture must be multiples of 128 pixels, got {columns}×{rows}"
+            )
+        with self.placement.running(self.compressor):
+            prepared = prepare_pixels(pixels).to(self.placement.device, self.placement.dtype)
+            latent: Tensor = self.compressor(prepared)
+        return latent.float().cpu()
+
+    @torch.no_grad()
+    def sample_semantic(
+        self,
+        text: Tensor,
+        rows: Sequence[torch.Generator],
+        size: tuple[int, int] | None = None,
+        *,
+        unwanted: Tensor | None = None,
+        steps: int | None = None,
+        sampler: str = "ddpm",
+        guidance: float = 4.0,
+        rescale: float = 0.0,
+        interval: tuple[float, float] = (1.0, 0.0),
+        latent: Tensor | None = None,
+        start: float = 1.0,
+        end: float = 0.0,
+        fresh: bool = True,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """Return semantic latents (N, 16, h, w) as Stage B takes them, 42 z - 1 (Stage C).
+
+        Args:
+            text: features for Stage C, (N, L, D) or (1, L, D).
+            rows: N generators on the CPU; each is left where Stage B goes on.
+            size: width and height in pixels; None is that of `latent`, else the native size.
+            unwanted: features to lead away from, as `text`; None is the empty prompt.
+            steps: evenly spaced; None is the published list of 29, of which a part may be taken.
+            sampler: one of `SAMPLERS`.
+            guidance: above 1 leads away from `unwanted`.
+            rescale: share of guidance's result that keeps the contrast of no guidance, 0 to 1.
+            interval: first and last time that is guided.
+            latent: what to paint over, (N or 1, 16, h, w), as this method returns it.
+            start: first time, 1 = noise; below 1 it shows through how `latent` was.
+            end: last time; above 0 the latent is left noisy, for a run that starts there.
+            fresh: False for a `latent` that a run left noisy at `start`.
+            mask: share of each cell of `latent` that is painted anew, (N or 1, 1, h, w) in [0, 1];
+                where it is 0 the result is `latent`.
+
+        Raises:
+            ValueError: if a side, the steps, the times, the sampler or the rows are out of range,
+                or `mask` and `latent` do not fit together.
+        """
+        check_choice("sampler", sampler, list(SAMPLERS))
+        times = chosen_times(steps, start, end)
+        if mask is not None and (latent is None or not fresh):
+            raise ValueError("a mask needs a clean latent, of which it keeps a part; give latent")
+        width, height = size or (self.native_size, self.native_size)
+        shape = (self.stage_c.config.c_in, cells(height).semantic, cells(width).semantic)
+        if latent is not None:
+            shape = (latent.shape[1], latent.shape[2], latent.shape[3])
+        features = self._conditions(self.prior_text, text, unwanted, guidance, len(rows))
+        x = draw_noise(rows, shape, self.placement.device)
+        known = None if latent is None else known_z(latent, mask, x)
+        if known is not None:
+            x = add_noise(known, x, torch.full((len(x),), start)) if fresh else known
+        with self.placement.running(self.stage_c):
+            step, prepare = self.stage_c.step, self.stage_c.prepare
+            denoise = in_turn([partial(step, constants=prepare(part)) for part in features])
+            if guidance > 1:
+                denoise = guided(denoise, guidance, rescale)
+            if guidance > 1 and interval != (1.0, 0.0):
+                alone = partial(step, constants=prepare(features[0][: len(rows)]))
+                denoise = within(*interval, denoise, alone)
+            if known is not None and mask is not None:
+                mask = mask.to(x)
+                denoise = keeping(denoise, known, mask)
+            z = self._diffuse("Stage C", SAMPLERS[sampler](denoise, x, times, rows), times)
+            if known is not None and mask is not None and end == 0:
+                z = torch.lerp(known, z, mask)  # the last step leaves a trace of noise everywhere
+        return to_published(z).cpu()
+
+    @torch.no_grad()
+    def sample_vq(
+        self,
+        semantic: Tensor,
+        text: Tensor,
+        rows: Sequence[torch.Generator],
+        *,
+        unwanted: Tensor | None = None,
+        steps: int = 12,
+        sampler: str = "ddpm",
+        guidance: float = 0.0,
+    ) -> Tensor:
+        """Return VQ latents (N, 4, H, W) for semantic latents (N, 16, h, w) (Stage B).
+
+        Args:
+            semantic: from `sample_semantic`; h and w are multiples of 3.
+            text: features for Stage B, (N, L, D) or (1, L, D).
+            rows: N generators on the CPU.
+            unwanted: features to lead away from, as `text`; None is the empty prompt.
+            steps: evenly spaced.
+            sampler: one of `SAMPLERS`.
+            guidance: above 1 leads away from `unwanted` and from a semantic latent of zeros.
+
+        Raises:
+            ValueError: if h or w, the steps, the sampler or the rows are out of their range.
+        """
+        check_choice("sampler", sampler, list(SAMPLERS))
+        if len(semantic) != len(rows):
+            raise ValueError(
+                f"one generator per semantic latent, got {len(rows)} for {len(semantic)}"
+            )
+        height, width = (vq_cells(side) for side in semantic.shape[2:])
+        features = self._conditions(self.decoder_text, text, unwanted, guidance, len(rows))
+        semantic = semantic.to(self.placement.device, torch.float32)
+        if guidance > 1:
+            semantic = torch.cat([semantic, torch.zeros_like(semantic)])
+        with self.placement.running(self.stage_b):
+            step, prepare = self.stage_b.step, self.stage_b.prepare
+            shares = zip(features, semantic.chunk(len(features)), strict=True)
+            denoise = in_turn(
+                [partial(step, constants=prepare(*share, (height, width))) for share in shares]
+            )
+            if guidance > 1:
+                denoise = guided(denoise, guidance)
+            x = draw_noise(rows, (self.stage_b.config.c_in, height, width), self.placement.device)
+            times = uniform_times(steps)
+            return self._diffuse("Stage B", SAMPLERS[sampler](denoise, x, times, rows), times).cpu()
+
+    @torch.no_grad()
+    def decode_pixels(self, vq: Tensor) -> Tensor:
+        """Return pixels (N, 3, 4 H, 4 W) in [0, 1] of VQ latents (N, 4, H, W) (Stage A).
+
+        Images are decoded one by one: a wide map at pixel resolution is most of what they need.
+        """
+        pixels = []
+        with self.placement.running(self.stage_a), self._bar("Stage A", len(vq)) as bar:
+            for row in vq.to(self.placement.device, self.placement.dtype):
+                decoded = self.stage_a.decode(row[None])
+                pixels.append(decoded.float().clamp(0, 1).cpu())
+                bar.update()
+        return torch.cat(pixels)
+
+    def _conditions(
+        self, tower: TextTower, text: Tensor, unwanted: Tensor | None, guidance: float, n: int
+    ) -> list[Tensor]:
+        """Return features as a network takes them: (n, L, D), with guidance also the unwanted.
+
+        Both are one tensor (2 n, L, D) if they are of one length, else two.
+        """
+        if len(text) not in (1, n):
+            raise ValueError(f"one generator per text, got {n} for {len(text)}")
+        parts = [text]
+        if guidance > 1:
+            parts.append(tower.encode([""]) if unwanted is None else unwanted)
+        parts = [
+            part.expand(n, -1, -1).to(self.placement.device, self.placement.dtype) for part in parts
+        ]
+        together = len({part.shape[1] for part in parts}) == 1
+        return [torch.cat(parts)] if together else parts
+
+    def _diffuse(self, title: str, states: Iterator[Tensor], times: Tensor) -> Tensor:
+        """Return a sampler's last latent, with a bar that counts the steps."""
+        with self._bar(title, len(times) - 1) as bar:
+            for latent in states:
+                x = latent
+                bar.update()
+        return x
+
+    def _bar(self, title: str, total: int) -> Any:
+        from tqdm import tqdm
+
+        return tqdm(desc=title, total=total, disable=not self.progress)
+
+
+def known_z(latent: Tensor, mask: Tensor | None, like: Tensor) -> Tensor:
+    """Return z (N, 16, h, w) of a latent 42 z - 1 of N or 1 rows, as `like` is.
+
+    Raises:
+        ValueError: if the latent is not one for each row, or the mask has other cells.
+    """
+    if latent.ndim != 4 or len(latent) not in (1, len(like)):
+        raise ValueError(f"one latent per generator, got {len(latent)} for {len(like)}")
+    if mask is not None and (mask.ndim != 4 or mask.shape[2:] != latent.shape[2:]):
+        cells_of = f"{list(mask.shape)} for a latent {list(latent.shape)}"
+        raise ValueError(f"a mask has the latent's rows and columns, got {cells_of}")
+    return from_published(latent.to(like)).expand_as(like)
+
+
+def check_fit(model: Stages) -> None:
+    """Refuse stages that do not fit together.
+
+    Raises:
+        CheckpointError: with both sizes.
+    """
+    b, c = model.stage_b.config, model.stage_c.config
+    pairs = {
+        "the prior takes features of the text of": (c.c_cond, model.prior_text.width),
+        "the decoder takes features of the text of": (b.clip_embd, model.decoder_text.width),
+        "the decoder takes a semantic latent of": (b.effnet_embd, c.c_in),
+    }
+    for what, (expected, found) in pairs.items():
+        if expected != found:
+            raise CheckpointError(
+                f"{what} {expected} channels, but the other part has {found}; parts of different "
+                "models do not mix: give the model that they belong to (for the published ones, v2)"
+            )
