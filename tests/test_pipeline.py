@@ -238,7 +238,17 @@ def test_latents_can_be_edited_with_gradients_afterwards(model: Wuerstchen) -> N
 
 
 @pytest.mark.parametrize(
-    "size", [(128, 128), (129, 200), (255, 256), (257, 130), (300, 500), (384, 256)]
+    "size",
+    [
+        (128, 128),
+        (129, 200),
+        (255, 256),
+        (257, 130),
+        (300, 500),
+        (384, 256),
+        (4096, 128),
+        (130, 2001),
+    ],
 )
 def test_pictures_have_exactly_the_pixels_asked_for(
     model: Wuerstchen, size: tuple[int, int]
@@ -250,6 +260,13 @@ def test_a_size_between_two_fits_is_the_middle_of_the_larger(model: Wuerstchen) 
     whole = model.paint(PROMPT, QUICK, width=256, height=256)[0]
     part = model.paint(PROMPT, QUICK, width=200, height=156)[0]
     assert difference(whole.crop((28, 50, 228, 206)), part) == 0
+
+
+def test_every_side_to_4096_fits_and_is_cropped_from_the_next_block() -> None:
+    for side in range(128, 4097):
+        semantic, vq = found = cells(side)
+        assert side <= found.pixels < side + 128
+        assert (found.pixels % 128, vq_cells(semantic)) == (0, vq)
 
 
 @pytest.mark.parametrize(

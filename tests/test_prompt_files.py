@@ -2,6 +2,9 @@
 
 import io
 import json
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -125,7 +128,7 @@ def test_more_prompts_may_follow_and_other_ones_are_refused(
     assert (folder / "manifest.jsonl").read_bytes() == before
 
 
-def test_pictures_of_another_run_are_not_taken_for_its_own(
+def test_pictures_of_another_runningare_not_taken_for_its_own(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "out"
@@ -134,3 +137,34 @@ def test_pictures_of_another_run_are_not_taken_for_its_own(
     assert run(folder, write(tmp_path, "p.txt", TEXT)) == 2
     assert "holds 00000.png of another run" in capfd.readouterr().err
     assert (folder / "00000.png").read_bytes() == b"mine"
+
+
+def test_ctrl_c_leaves_whole_pictures_and_the_next_run_does_the_rest(tmp_path: Path) -> None:
+    source = write(tmp_path, "p.txt", "a red circle\n" * 12)
+    folder = tmp_path / "out"
+    command = [
+        sys.executable,
+        "-m",
+        "wuerstchen",
+        "--prompts",
+        str(source),
+        "--output",
+        str(folder),
+    ]
+    running = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    wait = time.monotonic() + 120
+    while not list(folder.glob("*.png")) and running.poll() is None and time.monotonic() < wait:
+        time.sleep(0.05)
+    running.send_signal(signal.SIGINT)
+    _, errors = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert errors.rstrip().endswith("wuerstchen: interrupted")
+    done = {path: path.read_bytes() for path in folder.glob("*.png")}
+    assert 1 <= len(done) < 12
+    assert not list(folder.glob(".*"))
+    again = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert f"12 pictures, {12 - len(done)} of them new" in again.stdout
+    assert {path: path.read_bytes() for path in done} == done
+    assert len(list(folder.glob("*.png"))) == 12
