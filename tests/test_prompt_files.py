@@ -142,15 +142,8 @@ def test_pictures_of_another_runningare_not_taken_for_its_own(
 def test_ctrl_c_leaves_whole_pictures_and_the_next_run_does_the_rest(tmp_path: Path) -> None:
     source = write(tmp_path, "p.txt", "a red circle\n" * 12)
     folder = tmp_path / "out"
-    command = [
-        sys.executable,
-        "-m",
-        "wuerstchen",
-        "--prompts",
-        str(source),
-        "--output",
-        str(folder),
-    ]
+    words = ["--prompts", str(source), "--output", str(folder), "--steps", "8"]
+    command = [sys.executable, "-m", "wuerstchen", *words, "--decoder-steps", "4"]
     running = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
