@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 from wuerstchen import CheckpointError, Settings, Wuerstchen, generators
 from wuerstchen.checkpoints import load_network
-from wuerstchen.lora import PRIOR, TEXT, Lora, Loras, Target, load_lora, parse_lora
+from wuerstchen.lora import Loras, parse_lora
+from wuerstchen.lora_files import load_lora
+from wuerstchen.lora_names import PRIOR, TEXT, Target
 from wuerstchen.placement import Placement, place
 from wuerstchen.stage_c import StageC, StageCConfig
 
@@ -204,6 +206,42 @@ def test_alpha_is_divided_by_the_rank(loras: Loras, tmp_path: Path, name: Name) 
         tensors[f"{layer}.alpha"] = torch.tensor(5)
     loras.add(written(tmp_path / "lora.safetensors", tensors), 0.5)
     check_merged(loras, expected)
+
+
+@pytest.mark.parametrize("alpha", [5, 0.5, -3.0])
+def test_an_alpha_saved_as_a_plain_number_counts(
+    loras: Loras, tmp_path: Path, alpha: float
+) -> None:
+    pairs = draw(loras, EVERYWHERE)
+    expected = by_hand(loras, pairs, alpha / RANK)
+    alphas = {peft(t, "up").replace("lora_B.weight", "alpha"): alpha for t in pairs}
+    torch.save({**named(pairs, peft), **alphas}, tmp_path / "lora.bin")
+    loras.add(tmp_path / "lora.bin")
+    check_merged(loras, expected)
+
+
+def test_numbers_that_are_no_alpha_are_passed_over(loras: Loras, tmp_path: Path) -> None:
+    pairs = draw(loras, ATTENTION)
+    expected = by_hand(loras, pairs, 1)
+    torch.save({"epoch": 3, **named(pairs, peft), "loss": 0.5}, tmp_path / "lora.pt")
+    loras.add(tmp_path / "lora.pt")
+    check_merged(loras, expected)
+
+
+@pytest.mark.parametrize(
+    ("layer", "alpha", "fault"),
+    [
+        ("to_q", float("nan"), "with other than finite floats"),
+        ("to_k", 1, "without up and down"),
+        ("to_x", 1, "1 of 3 keys fit no layer: prior.blocks.2.attention.to_x.alpha"),
+    ],
+)
+def test_an_alpha_saved_as_a_plain_number_is_refused_as_one_in_a_tensor(
+    loras: Loras, tmp_path: Path, layer: str, alpha: float, fault: str
+) -> None:
+    stem, path = "prior.blocks.2.attention", tmp_path / "lora.bin"
+    torch.save(random_pair(f"{stem}.to_q") | {f"{stem}.{layer}.alpha": alpha}, path)
+    assert fault in refused(loras, path)
 
 
 def test_alpha_may_differ_from_layer_to_layer_and_be_missing_from_some(
@@ -716,6 +754,6 @@ def test_what_the_peers_write_acts_as_it_does_there(
 
 def test_a_loaded_lora_tells_where_it_is_from(loras: Loras, tmp_path: Path) -> None:
     path = written(tmp_path / "lora.safetensors", named(draw(loras, ATTENTION), peft))
-    lora: Lora = loras.add(path, 0.4)
+    lora = loras.add(path, 0.4)
     assert loras.added == [(lora, 0.4)]
     assert lora.path == path

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from wuerstchen import Wuerstchen, __version__
 from wuerstchen.__main__ import main
@@ -168,6 +169,23 @@ def test_a_lora_changes_the_picture_by_its_strength_and_is_written_down(
     assert about(tmp_path / "out" / "00002.png")["lora"] == [f"{lora}:3"]
 
 
+def test_a_blend_of_priors_paints_what_its_converted_file_paints(
+    paint: Callable[..., int], tmp_path: Path, tiny: Path
+) -> None:
+    first, other = tiny / "wuerstchen-prior" / "prior", tmp_path / "other"
+    shutil.copytree(first, other)
+    weights = other / "diffusion_pytorch_model.safetensors"
+    save_file({key: tensor.flip(0) for key, tensor in load_file(weights).items()}, weights)
+    blend = f"{first}*0.7+{other}*0.3"
+    assert paint(PROMPT, "--prior", blend, "--output", "a.png") == 0
+    assert about(tmp_path / "a.png")["prior"] == blend
+    assert main(["convert", blend, "blend.safetensors"]) == 0
+    for name, source in (("b.png", "blend.safetensors"), ("c.png", first)):
+        assert paint(PROMPT, "--prior", source, "--output", name) == 0
+    pictures = [Image.open(tmp_path / name).tobytes() for name in ("a.png", "b.png", "c.png")]
+    assert pictures[0] == pictures[1] != pictures[2]
+
+
 def test_info_tells_what_a_checkpoint_is(tiny: Path, capfd: Capture) -> None:
     assert main(["info", str(tiny / "wuerstchen")]) == 0
     shown = capfd.readouterr().out
@@ -216,6 +234,7 @@ def refused(run: Callable[[], int], folder: Path, capfd: Capture) -> str:
         (["--decoder-cfg", "much"], "--decoder-cfg: must be a finite number, got 'much'"),
         (["--lora", ":2"], "a LoRA must be SOURCE or SOURCE:STRENGTH, such as"),
         (["--lora", "nowhere.safetensors:0.5"], "nowhere.safetensors: expected"),
+        (["--prior", "a*0.5+b*0.6"], "1.1"),
         (["--weighting", "magic"], "weighting must be one of comfy, compel, none, got 'magic'"),
         (["--sampler", "magic"], "sampler must be one of ddpm, ddim, euler, "),
         (["--decoder-sampler", "magic"], "decoder_sampler must be one of ddpm, ddim, euler, "),

@@ -1,14 +1,14 @@
 """File or repository -> placed network: read, recognise, rename, load strictly.
 
 A source is a weights file (the published layout or the authors'), a component folder, a pipeline
-folder or a Hub name. Networks are built without memory and take over the file's memory-mapped
-tensors: nothing is held twice. Every key must fit.
+folder, a Hub name or a blend of such. Networks are built without memory and take over the file's
+memory-mapped tensors: nothing is held twice. Every key must fit.
 """
 
 import json
 import os
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from . import files
+from .blending import blended, parse_blend
 from .clip import load_text_tower
 from .files import CheckpointError, Weights, first_line
 from .placement import Placement
@@ -75,17 +76,18 @@ def load_network(
     """Return one network with its weights, ready to run, at the place where it rests.
 
     Args:
-        source: weights file, component folder, pipeline folder, or Hub name such as
-            `warp-ai/wuerstchen-prior`.
+        source: weights file, component folder, pipeline folder, Hub name such as
+            `warp-ai/wuerstchen-prior`, or a blend such as "a.safetensors*0.5+b.safetensors*0.5".
         kind: one of `KINDS`.
         placement: precision, layer classes and resting place.
         network: class to build, with the parameters of the kind's own; None is that one.
 
     Raises:
-        CheckpointError: if the source is missing, damaged, of another network, or would run code.
-        ValueError: if `kind` is unknown.
+        CheckpointError: if the source is missing, damaged, of another network, or would run code,
+            or if the parts of a blend differ in shapes.
+        ValueError: if `kind` is unknown, or the shares of a blend do not add up to 1.
     """
-    found = find(source, kind)
+    found = find(source, kind, placement.dtype)
     filled = built(found, placement.ops, network)
     cast_in_place(found.tensors, placement.dtype)
     filled.load_state_dict(found.tensors, assign=True)
@@ -96,8 +98,13 @@ def describe(source: str | Path) -> list[Description]:
     """Return what each network in `source` is. A Hub name is looked up in the cache only.
 
     Raises:
-        CheckpointError: if the source is missing or damaged.
+        CheckpointError: if the source is missing or damaged, or a blend.
     """
+    if parse_blend(source) is not None:
+        raise CheckpointError(
+            f"{source}: expected one checkpoint, found a blend; give one of its parts, or write it "
+            "to a file first with wuerstchen convert"
+        )
     path = files.resolve(source, folders=published_folders(), download=False)
     paths = files.component_files(path)
     if not paths:
@@ -116,13 +123,13 @@ def convert(
     Args:
         source: as for `load_network`.
         out: path of the new file, replaced if it exists; its name ends in .safetensors.
-        dtype: precision of the new file; None keeps each tensor's.
+        dtype: precision of the new file; None keeps each tensor's, of a blend those of its first.
         kind: which network to take, one of `KINDS`; needed only where a source holds several.
 
     Raises:
         CheckpointError: if the source cannot be used or holds several networks, or `out` cannot
             be written.
-        ValueError: if `kind` is unknown.
+        ValueError: as `load_network`.
     """
     if out.suffix != ".safetensors" or out.is_dir() or not out.absolute().parent.is_dir():
         raise CheckpointError(
@@ -132,7 +139,7 @@ def convert(
         raise CheckpointError(
             f"{out}: dtype must be a floating point type such as torch.float16, got {dtype}"
         )
-    found = find_only(source) if kind is None else find(source, kind)
+    found = find(source, kind, dtype)
     built(found, nn)
     if dtype is not None:
         cast_in_place(found.tensors, dtype)
@@ -144,7 +151,21 @@ def convert(
     write(found, out, metadata)
 
 
-def find(source: str | Path, kind: str) -> Found:
+def find(source: str | Path, kind: str | None, dtype: torch.dtype | None) -> Found:
+    """Return the tensors of the network `kind` in `source`, None for the only one.
+
+    Those of a blend are new and of `dtype`, None for that of the first part's.
+    """
+    terms = parse_blend(source)
+    if terms is None:
+        return find_only(source) if kind is None else find_kind(source, kind)
+    parts = [find(part, kind, dtype) for part, _ in terms]
+    shares = [share for _, share in terms]
+    tensors = [(part.place, part.tensors, share) for part, share in zip(parts, shares, strict=True)]
+    return replace(parts[0], place=str(source), tensors=blended(tensors, dtype))
+
+
+def find_kind(source: str | Path, kind: str) -> Found:
     """Return the tensors of the network `kind` in `source`."""
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")

@@ -13,7 +13,7 @@ import json
 import re
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +44,15 @@ class Weights:
     """The named tensors of one network in a file.
 
     `part` is the entry of the file that holds them ("" for the whole file), `config` the sizes
-    written in the file or in the config.json of its folder, None where there are none.
+    written in the file or in the config.json of its folder, None where there are none, `numbers`
+    what stands among the tensors as a plain number, such as the alpha of a LoRA.
     """
 
     path: Path
     part: str
     tensors: dict[str, Tensor]
     config: dict[str, Any] | None
+    numbers: dict[str, float] = field(default_factory=dict)
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -258,14 +260,15 @@ def read_pickle(path: Path) -> list[Weights]:
     }
     config = config_beside(path)
     return [
-        Weights(path=path, part=name, tensors=only_tensors(part), config=config)
+        Weights(
+            path=path,
+            part=name,
+            tensors={str(key): value for key, value in part.items() if isinstance(value, Tensor)},
+            config=config,
+            numbers={str(key): value for key, value in part.items() if type(value) in (int, float)},
+        )
         for name, part in parts.items()
     ]
-
-
-def only_tensors(part: Mapping[Any, Any]) -> dict[str, Tensor]:
-    """Return the entries of a state dict that are tensors, by name."""
-    return {str(key): value for key, value in part.items() if isinstance(value, Tensor)}
 
 
 def config_beside(path: Path) -> dict[str, Any] | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import __version__
+from .blending import parse_blend
 from .lora import parse_lora
 from .pictures import SOURCES, check_output, contact_sheet, save
 from .prompt_files import open_manifest, read_jobs
@@ -131,6 +132,8 @@ def load(args: argparse.Namespace, *settings: Settings, progress: bool = True) -
     from .canvas import canvas_for
 
     loras = [parse_lora(text) for text in args.lora]
+    for source in filter(None, (args.prior, args.decoder, args.stage_a, args.compressor)):
+        parse_blend(source)  # refuses one that makes no sense
     for one in dict.fromkeys(settings):
         if one.image is not None:
             canvas_for(one)

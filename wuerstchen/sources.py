@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from .blending import parse_blend
 from .files import CheckpointError, is_pipeline, parsed, resolve
 
 NATIVE_SIZE = 1024
@@ -32,8 +33,11 @@ def published_pair(model: str | Path) -> tuple[str | Path, str | Path]:
 
 
 def is_whole(source: str | Path) -> bool:
-    """Whether `source` is a repository with all parts of its pipeline, and not one bare network."""
-    return is_pipeline(resolve(source))
+    """Whether `source` is a repository with all parts of its pipeline, and not one bare network.
+
+    A blend is of networks alone.
+    """
+    return parse_blend(source) is None and is_pipeline(resolve(source))
 
 
 def native_size(source: str | Path) -> int:
