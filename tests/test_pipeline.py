@@ -422,3 +422,14 @@ def test_the_whole_road_equals_diffusers(tiny: Path, model: Wuerstchen) -> None:
                 semantic, embeddings, atol=1e-4 * float(embeddings.abs().max()), rtol=0
             )
             assert difference(model.paint(PROMPT, sized)[0], image) <= 2
+
+
+def test_tiles_change_little_and_no_tile_larger_than_the_picture_anything(
+    model: Wuerstchen,
+) -> None:
+    whole = model.paint(PROMPT, QUICK, width=384, height=256)[0]
+    assert difference(whole, model.paint(PROMPT, QUICK, width=384, height=256, tile=512)[0]) <= 1
+    tiled = model.paint(PROMPT, QUICK, width=384, height=256, tile=256)[0]
+    assert tiled.size == (384, 256)
+    assert 1 < difference(whole, tiled)
+    assert abs(levels(whole) - levels(tiled)).mean() < levels(whole).std() / 4

@@ -7,7 +7,7 @@ soon as it is painted.
 import argparse
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +61,7 @@ def paint_prompts(args: argparse.Namespace, settings: Settings) -> Iterator[Path
         with memory_in_words(model):
             painted = model.paint(prompt, settings)
         for i, image in enumerate(painted):
-            about = {"prompt": prompt, **asdict(alone(settings, i, image)), **sources(args)}
+            about = {"prompt": prompt, **painted_as(settings.alone(i), image), **sources(args)}
             paths.append(save(image, args.output, about))
             yield paths[-1]
         images += painted if args.grid else []
@@ -88,7 +88,7 @@ def paint_path(args: argparse.Namespace, settings: Sequence[Settings]) -> Iterat
         images = model.interpolate(prompts, args.interpolate, stops)
     about = {
         "prompts": args.wanted,
-        **asdict(alone(settings[0], 0, images[0])),
+        **painted_as(settings[0].alone(0), images[0]),
         "images": args.image,
         "interpolate": args.interpolate,
         **sources(args),
@@ -120,7 +120,7 @@ def paint_file(args: argparse.Namespace, settings: Settings) -> Iterator[str]:
                 with memory_in_words(model):
                     images = model.paint([j.prompt for j in row], [j.settings for j in row])
                 for job, image in zip(row, images, strict=True):
-                    own = asdict(alone(job.settings, 0, image))
+                    own = painted_as(job.settings, image)
                     about = {"prompt": job.prompt, **own, **sources(args)}
                     save(image, args.output / job.file, about)
                     bar.update()
@@ -163,17 +163,11 @@ def memory_in_words(model: "Wuerstchen") -> Iterator[None]:
         ) from error
 
 
-def alone(settings: Settings, i: int, image: "Image") -> Settings:
-    """Return the settings that paint image `i` of a batch on its own."""
+def painted_as(settings: Settings, image: "Image") -> dict[str, Any]:
+    """Return the settings that paint `image` again, its size among them."""
     left, top, right, bottom = settings.outpaint
-    return replace(
-        settings,
-        width=image.width - left - right,
-        height=image.height - top - bottom,
-        seed=settings.seed + i,
-        decoder_seed=None if settings.decoder_seed is None else settings.decoder_seed + i,
-        batch=1,
-    )
+    size = {"width": image.width - left - right, "height": image.height - top - bottom}
+    return asdict(settings) | size
 
 
 def sources(args: argparse.Namespace) -> dict[str, Any]:

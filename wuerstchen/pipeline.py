@@ -205,19 +205,19 @@ class Wuerstchen(Stages):
             texts, unwanted = known[prompt, s.weighting], known[s.negative, s.weighting]
             canvas = None if s.image is None else canvas_for(s)
             semantic = None if canvas is None else self.encode_semantic(canvas.pixels)
-            orders += [Order(texts, unwanted, a, canvas, semantic) for a in self._alone(s, canvas)]
+            alone = [self._sized(s, canvas).alone(i) for i in range(s.batch)]
+            orders += [Order(texts, unwanted, one, canvas, semantic) for one in alone]
         return orders
 
-    def _alone(self, s: Settings, canvas: Canvas | None) -> list[Settings]:
-        """Return settings for each image of a batch that paint it on its own."""
+    def _sized(self, s: Settings, canvas: Canvas | None) -> Settings:
+        """Return settings with the size that an image will have, before it is outpainted."""
         if canvas is None:
-            width, height = s.width or self.native_size, s.height or self.native_size
-        else:
-            left, top, right, bottom = s.outpaint
-            width, height = canvas.size[0] - left - right, canvas.size[1] - top - bottom
-        sized = replace(s, width=width, height=height, batch=1)
-        later = [None if s.decoder_seed is None else s.decoder_seed + i for i in range(s.batch)]
-        return [replace(sized, seed=s.seed + i, decoder_seed=b) for i, b in enumerate(later)]
+            return replace(
+                s, width=s.width or self.native_size, height=s.height or self.native_size
+            )
+        left, top, right, bottom = s.outpaint
+        width, height = canvas.size
+        return replace(s, width=width - left - right, height=height - top - bottom)
 
     def _texts(self, asked: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Texts]:
         """Return the features of texts with their weighting, each read once."""
@@ -257,8 +257,9 @@ class Wuerstchen(Stages):
             steps=s.decoder_steps,
             sampler=s.decoder_sampler,
             guidance=s.decoder_guidance,
+            tile=s.tile,
         )
-        pixels = self.decode_pixels(vq)
+        pixels = self.decode_pixels(vq, s.tile)
         images = []
         for order, row in zip(orders, pixels, strict=True):
             canvas, one = order.canvas, row[None]

@@ -14,7 +14,7 @@ import io
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,7 +50,8 @@ def read_jobs(path: Path, settings: Settings) -> list[list[Job]]:
     try:
         for number, row in readers[path.suffix.lower()](path.read_text(encoding="utf-8-sig")):
             prompt, own = read_row(number, row, settings)
-            jobs.append([Job(f"{first + i:05d}.png", prompt, s) for i, s in enumerate(alone(own))])
+            names = [f"{first + i:05d}.png" for i in range(own.batch)]
+            jobs.append([Job(name, prompt, own.alone(i)) for i, name in enumerate(names)])
             first += own.batch
     except (ValueError, csv.Error) as error:
         raise ValueError(f"{path}: {error}") from error
@@ -100,13 +101,6 @@ def read_row(number: int, row: dict[str, Any], settings: Settings) -> tuple[str,
         return prompt, Settings.from_words(row, **vars(settings))
     except ValueError as error:
         raise ValueError(f"line {number}: {error}") from error
-
-
-def alone(settings: Settings) -> Iterator[Settings]:
-    """Yield settings for each picture of a batch that paint it on its own."""
-    for i in range(settings.batch):
-        later = None if settings.decoder_seed is None else settings.decoder_seed + i
-        yield replace(settings, batch=1, seed=settings.seed + i, decoder_seed=later)
 
 
 def open_manifest(folder: Path, jobs: Sequence[Sequence[Job]], sources: dict[str, Any]) -> None:

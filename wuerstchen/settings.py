@@ -5,11 +5,11 @@ Nothing heavy is imported here, so that a wrong number is refused at once.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
 SMALLEST_SIDE = 128
-SMALLEST_TILE = 128
+SMALLEST_TILE = 256
 VQ_PIXELS = 4
 SAMPLERS = (
     "ddpm",
@@ -150,6 +150,11 @@ class Settings:
         return cls(
             **others | {name: read_word(name, word, kinds[name]) for name, word in given.items()}
         )
+
+    def alone(self, i: int) -> "Settings":
+        """Return the settings that paint image `i` of a batch on its own."""
+        later = None if self.decoder_seed is None else self.decoder_seed + i
+        return replace(self, batch=1, seed=self.seed + i, decoder_seed=later)
 
     @property
     def anew(self) -> float:

@@ -42,6 +42,7 @@ from .stage_a import StageA
 from .stage_b import StageB
 from .stage_c import StageC
 from .text import TextTower
+from .tiling import cover, cut, decode_tiled, tiled
 
 
 class Texts(NamedTuple):
@@ -211,6 +212,7 @@ class Stages:
         steps: int = 12,
         sampler: str = "ddpm",
         guidance: float = 0.0,
+        tile: int | None = None,
     ) -> Tensor:
         """Return VQ latents (N, 4, H, W) for semantic latents (N, 16, h, w) (Stage B).
 
@@ -222,6 +224,7 @@ class Stages:
             steps: evenly spaced.
             sampler: one of `SAMPLERS`.
             guidance: above 1 leads away from `unwanted` and from a semantic latent of zeros.
+            tile: side in pixels of the windows that each step is done in; None is the whole.
 
         Raises:
             ValueError: if h or w, the steps, the sampler or the rows are out of their range.
@@ -231,7 +234,10 @@ class Stages:
             raise ValueError(
                 f"one generator per semantic latent, got {len(rows)} for {len(semantic)}"
             )
-        height, width = (vq_cells(side) for side in semantic.shape[2:])
+        height, width = size = vq_cells(semantic.shape[2]), vq_cells(semantic.shape[3])
+        windows = (
+            [] if tile is None else cover(size, tile // 4, multiple=self.stage_b.config.granularity)
+        )
         features = self._conditions(self.decoder_text, text, unwanted, guidance, len(rows))
         semantic = semantic.to(self.placement.device, torch.float32)
         if guidance > 1:
@@ -239,9 +245,16 @@ class Stages:
         with self.placement.running(self.stage_b):
             step, prepare = self.stage_b.step, self.stage_b.prepare
             shares = zip(features, semantic.chunk(len(features)), strict=True)
-            denoise = in_turn(
-                [partial(step, constants=prepare(*share, (height, width))) for share in shares]
-            )
+            constants = [prepare(*share, size) for share in shares]
+            denoise = in_turn([partial(step, constants=one) for one in constants])
+            if tile is not None:
+                denoise = tiled(
+                    windows,
+                    [
+                        in_turn([partial(step, constants=cut(one, size, w)) for one in constants])
+                        for w in windows
+                    ],
+                )
             if guidance > 1:
                 denoise = guided(denoise, guidance)
             x = draw_noise(rows, (self.stage_b.config.c_in, height, width), self.placement.device)
@@ -249,15 +262,22 @@ class Stages:
             return self._diffuse("Stage B", SAMPLERS[sampler](denoise, x, times, rows), times).cpu()
 
     @torch.no_grad()
-    def decode_pixels(self, vq: Tensor) -> Tensor:
+    def decode_pixels(self, vq: Tensor, tile: int | None = None) -> Tensor:
         """Return pixels (N, 3, 4 H, 4 W) in [0, 1] of VQ latents (N, 4, H, W) (Stage A).
 
         Images are decoded one by one: a wide map at pixel resolution is most of what they need.
+
+        Args:
+            vq: from `sample_vq`.
+            tile: side in pixels of what is decoded at once; the pixels are those of the whole.
         """
         pixels = []
         with self.placement.running(self.stage_a), self._bar("Stage A", len(vq)) as bar:
             for row in vq.to(self.placement.device, self.placement.dtype):
-                decoded = self.stage_a.decode(row[None])
+                if tile is None:
+                    decoded = self.stage_a.decode(row[None])
+                else:
+                    decoded = decode_tiled(self.stage_a, row[None], tile)
                 pixels.append(decoded.float().clamp(0, 1).cpu())
                 bar.update()
         return torch.cat(pixels)
