@@ -5,7 +5,7 @@ Every wire is one of the host's own types, so that core nodes and other packs jo
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import load, stage_a, stage_b, stage_c, text
+from . import image, load, lora, paths, prompts, stage_a, stage_b, stage_c, text
 
 NODES: list[type[io.ComfyNode]] = [
     load.LoadPrior,
@@ -18,6 +18,14 @@ NODES: list[type[io.ComfyNode]] = [
     stage_a.StageADecode,
     stage_c.Times,
     stage_b.StageBConditioning,
+    lora.LoadLora,
+    load.LoadCompressor,
+    image.StageCEncode,
+    image.KeepPixels,
+    prompts.LoadPrompts,
+    prompts.TextEncodeLines,
+    paths.InterpolatePrompts,
+    paths.InterpolateLatents,
 ]
 
 

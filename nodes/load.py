@@ -23,10 +23,13 @@ folder_paths.folder_names_and_paths[OWN_FOLDER][1].update(folder_paths.supported
 
 def choices(folder: str) -> list[str]:
     """Return the bundled model, then the files of a host's folder and of `wuerstchen`."""
-    names = {
-        name for place in (folder, OWN_FOLDER) for name in folder_paths.get_filename_list(place)
-    }
-    return [BUNDLED, *sorted(names)]
+    return [BUNDLED, *files(folder)]
+
+
+def files(folder: str) -> list[str]:
+    """Return the names of the files of a host's folder and of `wuerstchen`."""
+    places = (folder, OWN_FOLDER)
+    return sorted({name for place in places for name in folder_paths.get_filename_list(place)})
 
 
 def path_of(choice: str, folder: str, bundled: Path) -> str:
@@ -35,8 +38,15 @@ def path_of(choice: str, folder: str, bundled: Path) -> str:
     Raises:
         FileNotFoundError: if the file is no longer there.
     """
-    if choice == BUNDLED:
-        return str(bundled)
+    return str(bundled) if choice == BUNDLED else file_of(choice, folder)
+
+
+def file_of(choice: str, folder: str) -> str:
+    """Return the path of a file of a host's folder or of `wuerstchen`.
+
+    Raises:
+        FileNotFoundError: if it is no longer there.
+    """
     found = folder_paths.get_full_path(folder, choice)
     found = found or folder_paths.get_full_path(OWN_FOLDER, choice)
     if found is None:
@@ -171,3 +181,35 @@ class LoadStageA(io.ComfyNode):
     def execute(cls, stage_a: str, weight_dtype: str) -> io.NodeOutput:
         """Load it."""
         return io.NodeOutput(host.autoencoder(path_of(stage_a, "vae", MINI_DECODER), weight_dtype))
+
+
+class LoadCompressor(io.ComfyNode):
+    """The compressor, for pictures as input."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Return the node's interface."""
+        return io.Schema(
+            node_id="WuerstchenLoadCompressor",
+            display_name="Würstchen Load Compressor",
+            category="Würstchen/load",
+            description="Loads the compressor, which makes a Stage C latent of a picture.",
+            inputs=[
+                io.Combo.Input(
+                    "compressor",
+                    options=choices("vae"),
+                    tooltip="File of the compressor (published: in model_v2_stage_b.pt of the "
+                    "authors), from models/vae or models/wuerstchen.",
+                ),
+                io.Combo.Input("weight_dtype", options=host.WEIGHT_DTYPES, tooltip=WEIGHT_DTYPE),
+            ],
+            outputs=[
+                io.Vae.Output(display_name="vae", tooltip="The compressor, for Stage C Encode.")
+            ],
+        )
+
+    @classmethod
+    def execute(cls, compressor: str, weight_dtype: str) -> io.NodeOutput:
+        """Load it."""
+        path = path_of(compressor, "vae", MINI_DECODER)
+        return io.NodeOutput(host.semantic_encoder(path, weight_dtype))

@@ -21,7 +21,9 @@ class StageBDecode(io.ComfyNode):
             "seed gives other details.",
             inputs=[
                 io.Model.Input("model", tooltip="Stage B, from Load Decoder."),
-                io.Latent.Input("latent", tooltip="A Stage C latent, from Stage C Sampler."),
+                io.Latent.Input(
+                    "latent", tooltip="A Stage C latent, from Stage C Sampler or Stage C Encode."
+                ),
                 io.Conditioning.Input(
                     "positive", tooltip="The prompt, encoded with the clip of Load Decoder."
                 ),
@@ -49,6 +51,16 @@ class StageBDecode(io.ComfyNode):
                     tooltip="What to lead away from, encoded with the clip of Load Decoder. "
                     "Needed with a guidance above 1 only.",
                 ),
+                io.Int.Input(
+                    "tile_size",
+                    default=0,
+                    min=0,
+                    max=8192,
+                    step=64,
+                    optional=True,
+                    tooltip="Side of a window in pixels: less memory for large pictures. Windows "
+                    "overlap and are blended in every step. 0 paints the whole picture at once.",
+                ),
             ],
             outputs=[
                 io.Latent.Output(
@@ -67,10 +79,11 @@ class StageBDecode(io.ComfyNode):
         steps: int,
         guidance: float,
         negative: Any = None,
+        tile_size: int = 0,
     ) -> io.NodeOutput:
         """Sample Stage B."""
         return io.NodeOutput(
-            host.sample_vq(model, latent, positive, negative, seed, steps, guidance)
+            host.sample_vq(model, latent, positive, negative, seed, steps, guidance, tile_size)
         )
 
 

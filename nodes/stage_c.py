@@ -20,24 +20,25 @@ class EmptyLatent(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Return the node's interface."""
-        side = {"min": 128, "max": LARGEST_SIDE, "step": 128}
+        side = {"min": 128, "max": LARGEST_SIDE, "step": 1}
         return io.Schema(
             node_id="WuerstchenEmptyLatent",
             display_name="Würstchen Empty Latent",
             category="Würstchen",
-            description="An empty latent for Stage C: 3 cells per 128 pixels, 16 channels.",
+            description="An empty latent for Stage C: 3 cells per 128 pixels, 16 channels. A size "
+            "in between is painted at the next larger one and cropped.",
             inputs=[
                 io.Int.Input(
                     "width",
                     default=1024,
                     **side,
-                    tooltip="Pixels of the picture, a multiple of 128. The bundled model: 256.",
+                    tooltip="Pixels of the picture, any number from 128. The bundled model: 256.",
                 ),
                 io.Int.Input(
                     "height",
                     default=1024,
                     **side,
-                    tooltip="Pixels of the picture, a multiple of 128. The bundled model: 256.",
+                    tooltip="Pixels of the picture, any number from 128. The bundled model: 256.",
                 ),
                 io.Int.Input(
                     "batch",
@@ -81,7 +82,9 @@ class StageCSampler(io.ComfyNode):
                     "text is usual. Read with a guidance above 1 only.",
                 ),
                 io.Latent.Input(
-                    "latent", tooltip="From Empty Latent, or a Stage C latent to paint over."
+                    "latent",
+                    tooltip="From Empty Latent, or a Stage C latent to paint over, such as one "
+                    "of Stage C Encode.",
                 ),
                 io.Int.Input(
                     "seed",

@@ -49,8 +49,8 @@ def load(file: Path) -> Any:
     return json.loads(file.read_text(encoding="utf-8"))
 
 
-def test_the_ten_nodes_have_literal_ids() -> None:
-    assert len(node_ids()) == len(node_classes()) == 10
+def test_the_eighteen_nodes_have_literal_ids() -> None:
+    assert len(node_ids()) == len(node_classes()) == 18
 
 
 @pytest.mark.parametrize("node", node_classes(), ids=lambda node: node.name)

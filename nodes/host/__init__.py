@@ -3,13 +3,19 @@
     Stage C, Stage B   MODEL   `diffusion_model`: our networks on the host's layers
     text towers        CLIP    `text_tower`: the host's own CLIP
     Stage A            VAE     `autoencoder`: the host's VAE around our network
+    compressor         VAE     `semantic_encoder`: likewise
     sampling           LATENT  `sample`: the host's guider, our sampler or one of the host's
+    LoRA                       `with_lora`: the package's reading, the host's patches
 
 The host loads, casts, patches, offloads and frees the weights; nothing here moves or keeps any.
 """
 
 from .autoencoder import autoencoder, decode
+from .compressor import encode_semantic, semantic_encoder
 from .diffusion import diffusion_model
+from .lora import with_lora
+from .paths import encode_lines, latents_between, prompts_between
+from .pictures import keep_pixels
 from .placement import WEIGHT_DTYPES
 from .sampling import LARGEST_SEED, chosen_sigmas, empty_semantic, sample, sample_vq, with_semantic
 from .towers import encode, text_tower
@@ -23,8 +29,15 @@ __all__ = [
     "diffusion_model",
     "empty_semantic",
     "encode",
+    "encode_lines",
+    "encode_semantic",
+    "keep_pixels",
+    "latents_between",
+    "prompts_between",
     "sample",
     "sample_vq",
+    "semantic_encoder",
     "text_tower",
+    "with_lora",
     "with_semantic",
 ]

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from ...wuerstchen.checkpoints import load_network
-from ...wuerstchen.placement import DTYPES
 from ...wuerstchen.stage_a import StageA
 from .checks import check_channels
-from .placement import SUPPORTED, HostPlacement
+from .placement import SUPPORTED, placement_for
+from .sizes import cropped
 
 SMALLEST = "pixel_space_vae"
 COPIES = 32  # numbers per latent cell and channel that are alive at once, about
@@ -28,12 +28,9 @@ def autoencoder(source: str, weight_dtype: str) -> Any:
     Raises:
         CheckpointError: if the file is missing, damaged or of another network.
     """
-    vae = comfy.sd.VAE(sd={SMALLEST: torch.tensor(1.0)})
-    dtype = DTYPES.get(weight_dtype) or management.vae_dtype(vae.device, SUPPORTED)
-    placement = HostPlacement(dtype=dtype, precision=dtype)
+    placement = placement_for(weight_dtype)
     network = cast(StageA, load_network(source, "stage_a", placement))
-    config, offload = network.config, management.vae_offload_device()
-    vae.first_stage_model, vae.vae_dtype, vae.working_dtypes = network, dtype, SUPPORTED
+    vae, config = vae_around(network, placement.dtype), network.config
     vae.latent_channels, vae.output_channels = config.latent_channels, config.out_channels
     vae.upscale_ratio = vae.downscale_ratio = config.downscale
     vae.process_input = lambda pixels: pixels
@@ -41,12 +38,21 @@ def autoencoder(source: str, weight_dtype: str) -> Any:
     alive = COPIES * config.embed_dim
     vae.memory_used_decode = lambda shape, kind: shape[2] * shape[3] * alive * kind.itemsize
     vae.memory_used_encode = lambda shape, kind: shape[2] * shape[3] * alive * kind.itemsize / 16
+    return vae
+
+
+def vae_around(network: Any, dtype: torch.dtype) -> Any:
+    """Return the host's VAE with `network` in it, which rests where the host wants it."""
+    vae, offload = comfy.sd.VAE(sd={SMALLEST: torch.tensor(1.0)}), management.vae_offload_device()
+    vae.first_stage_model, vae.vae_dtype, vae.working_dtypes = network, dtype, SUPPORTED
     vae.patcher = comfy.model_patcher.ModelPatcher(network.to(offload), vae.device, offload)
     return vae
 
 
 def decode(vae: Any, latent: dict[str, Any], tile: int) -> Tensor:
     """Return pixels (N, H, W, 3) in [0, 1], at once or in tiles of `tile` pixels (0 = at once).
+
+    H and W are those that the latent is for.
 
     Raises:
         ValueError: if the VAE is not Stage A, or the latent is not Stage B's.
@@ -56,6 +62,7 @@ def decode(vae: Any, latent: dict[str, Any], tile: int) -> Tensor:
     samples = latent["samples"]
     check_channels(samples, vae.latent_channels, "connect the output of Würstchen Stage B Decode")
     if tile == 0:
-        return cast(Tensor, vae.decode(samples))
+        return cropped(vae.decode(samples), latent)
     side = tile // vae.downscale_ratio
-    return cast(Tensor, vae.decode_tiled(samples, tile_x=side, tile_y=side, overlap=side // 4))
+    decoded = vae.decode_tiled(samples, tile_x=side, tile_y=side, overlap=side // 4)
+    return cropped(decoded, latent)

@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from ...wuerstchen.settings import VQ_PIXELS, vq_cells
+from .towers import Tower
 
 NAMES = {4: "a Stage B latent (or the host's own)", 16: "a Stage C latent"}
 
@@ -21,6 +22,43 @@ def check_model(model: Any, network: type[Any], where: str) -> None:
         wanted = network.label  # type: ignore[attr-defined]
         name = getattr(found, "label", type(found).__name__)
         raise ValueError(f"model must be {wanted}, got {name}; connect the MODEL of {where}")
+
+
+def check_tower(clip: Any) -> Tower:
+    """Return the network in Stage C's CLIP; refuse another CLIP.
+
+    Raises:
+        ValueError: with what to connect.
+    """
+    tower = getattr(getattr(clip, "cond_stage_model", None), "clip_g", None)
+    network = getattr(tower, "transformer", None)
+    if not isinstance(network, Tower):
+        raise ValueError(
+            "clip must be Stage C's text encoder, got another one; connect the CLIP of Würstchen "
+            "Load Prior"
+        )
+    return network
+
+
+def check_pictures(**pictures: Tensor) -> None:
+    """Refuse pictures and masks, each (N or 1, H, W, channels), that differ in size or in number.
+
+    Raises:
+        ValueError: with both names and sizes.
+    """
+    (name, first), *others = pictures.items()
+    for other, picture in others:
+        wanted, found = ([*one.shape[2:0:-1]] for one in (first, picture))
+        if wanted != found:
+            raise ValueError(
+                f"{other} must be of the size of {name}, {wanted[0]}×{wanted[1]}, got "
+                f"{found[0]}×{found[1]}; scale or pad it"
+            )
+        if len(picture) not in (1, len(first)):
+            raise ValueError(
+                f"{other} must be one for all or one for each of {name}, got {len(picture)} for "
+                f"{len(first)}"
+            )
 
 
 def check_channels(latent: Tensor, channels: int, advice: str) -> None:

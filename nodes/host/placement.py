@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
+import comfy.model_management as management
 import comfy.ops
 import torch
 from torch import Tensor
@@ -37,6 +38,12 @@ class HostPlacement(Placement):
     def settle(self, network: Any) -> Any:
         """Return `network` as it is: the host moves it."""
         return network
+
+
+def placement_for(weight_dtype: str) -> HostPlacement:
+    """Return where a VAE's network runs: in the precision it is stored in."""
+    dtype = DTYPES.get(weight_dtype) or management.vae_dtype(management.vae_device(), SUPPORTED)
+    return HostPlacement(dtype=dtype, precision=dtype)
 
 
 class Fetching:

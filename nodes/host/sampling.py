@@ -22,6 +22,8 @@ from ...wuerstchen.sampling import (
 from ...wuerstchen.settings import cells, vq_cells
 from .checks import check_channels, check_model
 from .diffusion import SEMANTIC, HostedB, HostedC
+from .sizes import handed_on, sized
+from .tiles import in_windows
 
 Latent = dict[str, Any]
 CPU = torch.device("cpu")
@@ -31,7 +33,8 @@ LARGEST_SEED = 2**64 - 1
 def empty_semantic(width: int, height: int, batch: int) -> Latent:
     """Return an empty latent for Stage C, for pictures of these sides in pixels."""
     shape = (batch, 16, cells(height).semantic, cells(width).semantic)
-    return {"samples": torch.zeros(shape, device=management.intermediate_device())}
+    empty = torch.zeros(shape, device=management.intermediate_device())
+    return sized({"samples": empty}, (width, height))
 
 
 def chosen_sigmas(spacing: str, steps: int, start: float = 1.0, end: float = 0.0) -> Tensor:
@@ -70,8 +73,9 @@ def sample_vq(
     seed: int,
     steps: int,
     guidance: float,
+    tile: int = 0,
 ) -> Latent:
-    """Return the Stage B latent for a Stage C latent.
+    """Return the Stage B latent for a Stage C latent, in windows of `tile` pixels (0 = at once).
 
     Raises:
         ValueError: if something is connected that belongs elsewhere, or guidance lacks `negative`.
@@ -82,10 +86,9 @@ def sample_vq(
     positive = with_semantic(positive, semantic)
     given = semantic["samples"]
     shape = (len(given), model.model.diffusion_model.config.c_in, *map(vq_cells, given.shape[2:]))
-    empty = {"samples": torch.zeros(shape, device=given.device)}
-    if "batch_index" in semantic:
-        empty["batch_index"] = semantic["batch_index"]
+    empty = handed_on(semantic, {"samples": torch.zeros(shape, device=given.device)})
     sigmas = chosen_sigmas("uniform", steps)
+    model = in_windows(model, tile) if tile else model
     return run(model, positive, negative, empty, seed, guidance, sigmas)
 
 
@@ -136,7 +139,7 @@ def run(
 
 
 def sample_ddpm(
-    model: Callable[..., Tensor],
+    model: Any,
     x: Tensor,
     sigmas: Tensor,
     extra_args: dict[str, Any] | None = None,
@@ -148,15 +151,19 @@ def sample_ddpm(
     """Return `x` after the package's sampler, called as the host calls one.
 
     The host's x is the package's times sqrt(1 + sigma²), and its model returns the picture in x
-    instead of the noise.
+    instead of the noise. Where a mask keeps a latent, the host would put it into x with the noise of
+    the start; with the noise that is in x it leaves x alone, as the package does.
     """
     pictures: list[Tensor] = []
+    mask = (extra_args or {}).get("denoise_mask")
 
     def denoise(y: Tensor, t: Tensor) -> Tensor:
-        sigma = noise_ratio(t)
-        scaled = y * scale(sigma)[:, None, None, None]
-        pictures[:] = [model(scaled, sigma, **(extra_args or {}))]
-        return (scaled - pictures[0]) / sigma[:, None, None, None]
+        sigma = noise_ratio(t)[:, None, None, None]
+        scaled = y * scale(sigma)
+        if mask is not None:
+            model.noise = (scaled - model.latent_image) / sigma
+        pictures[:] = [model(scaled, sigma.flatten(), **(extra_args or {}))]
+        return (scaled - pictures[0]) / sigma
 
     y = x / scale(sigmas[0])
     for i, latent in enumerate(ddpm(denoise, y, time_at(sigmas.cpu()), rows)):
@@ -164,7 +171,6 @@ def sample_ddpm(
         if callback is not None:
             now = {"i": i, "x": y, "denoised": pictures[0], "sigma": sigmas[i]}
             callback({**now, "sigma_hat": sigmas[i]})
-    mask = (extra_args or {}).get("denoise_mask")
     if mask is not None and sigmas[-1] == 0:
         y = torch.lerp(pictures[0], y, mask)  # the last step leaves a trace of noise everywhere
     return y * scale(sigmas[-1])

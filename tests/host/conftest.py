@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from .graphs import example
+from .graphs import DECODER_SEED, SEED, STAGE_B, STAGE_C, STEPS, example, put
 from .server import PACK, Host
 
 Start = Callable[..., Host]
@@ -52,7 +52,23 @@ def host(start: Start) -> Host:
     return start("--preview-method", "auto")
 
 
+@pytest.fixture(scope="session")
+def package() -> Any:
+    """The package with the bundled model, to compare with."""
+    from wuerstchen import Wuerstchen
+
+    return Wuerstchen.load(device="cpu", progress=False)
+
+
 @pytest.fixture
 def graph() -> Any:
     """The plainest graph: from a prompt to a picture."""
     return example("text_to_image")
+
+
+@pytest.fixture
+def quick(graph: Any) -> Any:
+    """The plainest graph with few steps and the seeds `SEED` and `DECODER_SEED`."""
+    put(graph, STAGE_C, times="uniform", steps=STEPS, seed=SEED)
+    put(graph, STAGE_B, steps=STEPS, seed=DECODER_SEED)
+    return graph

@@ -43,6 +43,11 @@ SAVE = named(plainest, "SaveImage")
 POSITIVE, NEGATIVE = linked(plainest, STAGE_C, "positive"), linked(plainest, STAGE_C, "negative")
 POSITIVE_B = linked(plainest, STAGE_B, "positive")
 
+# The graph with few steps, and the settings of the package that paint the same.
+STEPS, SEED, DECODER_SEED = 4, 1, 2
+PROMPT = plainest[POSITIVE]["inputs"]["text"]
+QUICK = {"steps": STEPS, "decoder_steps": STEPS, "seed": SEED, "decoder_seed": DECODER_SEED}
+
 
 def add(graph: Graph, kind: str, **inputs: Any) -> Link:
     """Add a node and return its first output."""
@@ -95,6 +100,21 @@ def pictures(host: Host, graph: Graph, *links: Link) -> list[Any]:
     outcome = host.run(asked)
     assert outcome.message == ""
     return [pixels(image) for image in outcome.images]
+
+
+def levels_of(image: Any) -> Any:
+    """Return the levels (H, W, 3) of a picture of the package."""
+    import numpy as np
+
+    return np.asarray(image).astype(int)
+
+
+def keep_picture(host: Host, name: str, levels: Any) -> str:
+    """Write levels (H, W, 3 or 4) as a PNG into the host's input folder; return its name."""
+    from PIL import Image
+
+    Image.fromarray(levels.astype("uint8")).save(host.base / "input" / name)
+    return name
 
 
 def without_ends(graph: Graph) -> Graph:

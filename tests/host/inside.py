@@ -75,6 +75,7 @@ class Road:
         self.decoder, self.clip_b, self.vae = self.call(
             "LoadDecoder", mini, mini, mini, weight_dtype
         )
+        (self.compressor,) = self.call("LoadCompressor", mini, weight_dtype)
 
     def call(self, name: str, *values: Any) -> Any:
         """Return the outputs of a node."""
@@ -93,7 +94,9 @@ class Road:
         )
         (vq,) = self.call("StageBDecode", self.decoder, semantic, wanted, 2, STEPS, 0.0)
         (image,) = self.call("StageADecode", self.vae, vq, 0)
-        return {"semantic": semantic["samples"], "vq": vq["samples"], "image": image}
+        (again,) = self.call("StageCEncode", image, self.compressor)
+        latents = {"semantic": semantic, "vq": vq, "encoded": again}
+        return {name: latent["samples"] for name, latent in latents.items()} | {"image": image}
 
 
 def difference(one: dict[str, Any], other: dict[str, Any]) -> float:
@@ -154,6 +157,51 @@ def copied() -> dict[str, Any]:
     }
 
 
+def kept_pixels() -> dict[str, Any]:
+    """Return which pixels outside a mask are not the original's to the last bit, and inside."""
+    import torch
+
+    keep = nodes()["WuerstchenKeepPixels"].execute
+    drawn = torch.Generator().manual_seed(0)
+    painted, original = (torch.rand(2, 40, 50, 3, generator=drawn) for _ in range(2))
+    mask = torch.zeros(1, 40, 50)
+    mask[:, 10:30, 5:45] = 1
+    (image,) = keep(painted, original, mask, 4).result
+    (hard,) = keep(painted, original, mask, 0).result
+    inside, middle = mask[0] == 1, torch.zeros(40, 50, dtype=torch.bool)
+    middle[14:26, 9:41] = True
+    return {
+        "outside": int((image != original)[:, ~inside].sum()),
+        "middle": int((image != painted)[:, middle].sum()),
+        "hard inside": int((hard != painted)[:, inside].sum()),
+        "edge that is neither": int(
+            ((image != painted) & (image != original))[:, inside & ~middle].sum()
+        ),
+        "edge": int((inside & ~middle).sum()) * 6,
+    }
+
+
+def room_for_windows() -> dict[str, Any]:
+    """Return the memory that the host makes free for Stage B: for all of a picture, for windows."""
+    import comfy.model_management as management
+    import comfy.sampler_helpers
+    import torch
+
+    road, asked = Road(), []
+    load = management.load_models_gpu
+
+    def noted(models: Any, memory_required: float = 0, **others: Any) -> Any:
+        asked.append(memory_required)
+        return load(models, memory_required=memory_required, **others)
+
+    (wanted,) = road.call("TextEncode", road.clip_b, "a star")
+    semantic = {"samples": torch.ones(1, 16, 12, 12)}
+    comfy.sampler_helpers.comfy.model_management.load_models_gpu = noted
+    for tile in (0, 256):
+        road.call("StageBDecode", road.decoder, semantic, wanted, 2, 1, 0.0, None, tile)
+    return {"whole": asked[0], "windows": asked[-1], "calls": len(asked)}
+
+
 def out_of_memory() -> dict[str, Any]:
     """Return how far the picture is off when Stage A cannot hold it whole."""
     import comfy.model_management as management
@@ -179,8 +227,8 @@ def weighting() -> dict[str, Any]:
     """Return how far the package's features are from the host's, relative to the largest."""
     road = Road()
     from pack.wuerstchen.checkpoints import load_text_tower
-    from pack.wuerstchen.pipeline import MINI
     from pack.wuerstchen.placement import Placement
+    from pack.wuerstchen.sources import MINI
     from pack.wuerstchen.text import TextTower
 
     found, placement = {}, Placement()
@@ -255,6 +303,8 @@ CHECKS: dict[str, Callable[[], dict[str, Any]]] = {
     "half_loaded": half_loaded,
     "lazy": lazy,
     "copied": copied,
+    "kept_pixels": kept_pixels,
+    "room_for_windows": room_for_windows,
     "out_of_memory": out_of_memory,
     "samplers": samplers,
     "weighting": weighting,

@@ -28,14 +28,6 @@ VAE = [DECODER, 2]
 SAMPLERS = ("own", "euler", "dpmpp_2m")
 
 
-@pytest.fixture
-def quick(graph: Any) -> Any:
-    """The plain graph with few steps."""
-    put(graph, STAGE_C, times="uniform", steps=4)
-    put(graph, STAGE_B, steps=4)
-    return graph
-
-
 def of_batch(graph: Graph, latent: Link, index: int) -> Link:
     """Add what takes one latent of a batch."""
     return add(graph, "LatentFromBatch", samples=latent, batch_index=index, length=1)

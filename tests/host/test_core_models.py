@@ -11,7 +11,27 @@ from torch import Tensor
 
 from wuerstchen.files import METADATA_CONFIG
 
-from .graphs import DECODER, PRIOR, STAGE_B, STAGE_C, Graph, Link, add, again, apart, latents, put
+from .graphs import (
+    DECODER,
+    DECODER_SEED,
+    EMPTY,
+    PRIOR,
+    PROMPT,
+    QUICK,
+    SEED,
+    STAGE_A,
+    STAGE_B,
+    STAGE_C,
+    Graph,
+    Link,
+    add,
+    again,
+    apart,
+    latents,
+    levels_of,
+    pictures,
+    put,
+)
 from .server import ROOT, Host
 
 pytestmark = pytest.mark.host
@@ -94,6 +114,21 @@ def test_a_merge_is_the_interpolation_of_the_weights(host: Host, graph: Graph) -
     assert apart(half, by_file) < 1e-3
     assert apart(all_second, plain_second) < 1e-3
     assert min(apart(by_file, plain), apart(by_file, plain_second)) > 0.01
+
+
+def test_a_merge_paints_the_picture_of_the_packages_blend(host: Host, graph: Graph) -> None:
+    from wuerstchen import Wuerstchen
+
+    two = keep(host, "other.safetensors", other())
+    blend = f"{MINI}*0.3+{folder(host, 'diffusion_models') / two}*0.7"
+    package = Wuerstchen.load(prior=blend, device="cpu", progress=False)
+    put(graph, STAGE_C, seed=SEED)
+    put(graph, STAGE_B, seed=DECODER_SEED)
+    put(graph, EMPTY, width=256, height=256)
+    put(graph, STAGE_C, model=merged(graph, [PRIOR, 0], loaded(graph, two), 0.3))
+    (ours,) = package.paint(PROMPT, width=256, height=256, **QUICK)
+    (theirs,) = pictures(host, graph, [STAGE_A, 0])
+    assert abs(theirs - levels_of(ours)).max() <= 2
 
 
 def test_a_model_merged_with_itself_stays_itself(host: Host, graph: Graph) -> None:

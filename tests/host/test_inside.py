@@ -30,7 +30,7 @@ def check(checkout: Path) -> Any:
 
 def test_the_nodes_cost_a_tenth_of_a_second_and_import_no_model_library(check: Any) -> None:
     found = check("importing")
-    assert found["nodes"] == 10
+    assert found["nodes"] == 18
     assert found["seconds"] < 0.1
     assert found["new"] == []
 
@@ -56,6 +56,18 @@ def test_a_copy_with_weights_of_its_own_gives_the_same(check: Any) -> None:
         pytest.skip("this version of the host makes no such copies")
     assert found["apart"]
     assert found["difference"] == 0
+
+
+def test_pixels_outside_a_mask_are_the_originals_to_the_last_bit(check: Any) -> None:
+    found = check("kept_pixels")
+    assert found["outside"] == found["middle"] == found["hard inside"] == 0
+    assert found["edge that is neither"] == found["edge"]
+
+
+def test_windows_of_stage_b_need_the_memory_of_a_window(check: Any) -> None:
+    found = check("room_for_windows")
+    assert found["calls"] == 2
+    assert found["windows"] == pytest.approx(found["whole"] / 4, rel=0.01)
 
 
 def test_out_of_memory_stage_a_decodes_in_tiles_by_itself(check: Any) -> None:

@@ -1,0 +1,77 @@
+"""The compressor as VAE: it makes Stage C latents of pictures, by the host's own encoder too."""
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from ...wuerstchen.canvas import bordered
+from ...wuerstchen.checkpoints import load_network
+from ...wuerstchen.compressor import Compressor, prepare_pixels
+from .autoencoder import vae_around
+from .checks import check_pictures
+from .pictures import as_pictures
+from .placement import placement_for
+from .sizes import sized
+
+BLOCK = 128  # pixels along each side; the host crops pictures to whole ones
+COPIES = 24  # numbers per pixel that are alive at once, about
+
+
+class HostedCompressor(Compressor):
+    """The compressor as the host calls a VAE's network."""
+
+    def encode(self, prepared: Tensor) -> Tensor:
+        """Return the semantic latent (N, 16, h, w), 42 z - 1."""
+        return cast(Tensor, self(prepared))
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """Refuse.
+
+        Raises:
+            ValueError: with what decodes.
+        """
+        raise ValueError(
+            "the compressor only encodes; a Stage C latent becomes a picture by Würstchen Stage B "
+            "Decode and Würstchen Stage A Decode"
+        )
+
+
+def semantic_encoder(source: str, weight_dtype: str) -> Any:
+    """Return the VAE of the compressor in the file `source`.
+
+    Raises:
+        CheckpointError: if the file is missing, damaged or of another network.
+    """
+    placement = placement_for(weight_dtype)
+    network = load_network(source, "compressor", placement, HostedCompressor)
+    vae = vae_around(network, placement.dtype)
+    vae.process_input = prepare_pixels
+    vae.latent_channels, vae.output_channels = network.config.c_latent, 3
+    vae.upscale_ratio = vae.downscale_ratio = BLOCK
+    vae.memory_used_encode = lambda shape, kind: shape[2] * shape[3] * COPIES * kind.itemsize
+    return vae
+
+
+def encode_semantic(vae: Any, image: Tensor, mask: Tensor | None) -> dict[str, Any]:
+    """Return the Stage C latent of pictures, on whole blocks with a border around.
+
+    Args:
+        vae: from `semantic_encoder`.
+        image: (N, H, W, 3) in [0, 1]; H and W from 128.
+        mask: (N or 1, H, W), 1 where a picture is painted anew.
+
+    Raises:
+        ValueError: if the VAE is another one, a side is below 128, or the mask has another size.
+    """
+    if not isinstance(vae.first_stage_model, Compressor):
+        raise ValueError("vae must be the compressor; connect the VAE of Würstchen Load Compressor")
+    pixels = image[..., :3].movedim(-1, 1)
+    anew = torch.ones_like(image[..., :1]) if mask is None else as_pictures(mask).to(image)
+    check_pictures(image=image, mask=anew)
+    canvas = bordered(pixels, anew.movedim(-1, 1))
+    samples = vae.encode(canvas.pixels.movedim(1, -1))
+    latent = sized({"samples": samples}, canvas.size)
+    if mask is not None:
+        latent["noise_mask"] = canvas.cells(*samples.shape[2:])
+    return latent
