@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from ...wuerstchen.checkpoints import load_network
+from ...wuerstchen.settings import SMALLEST_TILE
 from ...wuerstchen.stage_a import StageA
+from ...wuerstchen.tiling import decode_tiled
 from .checks import check_channels
 from .placement import SUPPORTED, placement_for
 from .sizes import cropped
@@ -52,7 +54,7 @@ def vae_around(network: Any, dtype: torch.dtype) -> Any:
 def decode(vae: Any, latent: dict[str, Any], tile: int) -> Tensor:
     """Return pixels (N, H, W, 3) in [0, 1], at once or in tiles of `tile` pixels (0 = at once).
 
-    H and W are those that the latent is for.
+    Tiles have the pixels of the whole, to float tolerance. H and W are those that the latent is for.
 
     Raises:
         ValueError: if the VAE is not Stage A, or the latent is not Stage B's.
@@ -63,6 +65,10 @@ def decode(vae: Any, latent: dict[str, Any], tile: int) -> Tensor:
     check_channels(samples, vae.latent_channels, "connect the output of Würstchen Stage B Decode")
     if tile == 0:
         return cropped(vae.decode(samples), latent)
-    side = tile // vae.downscale_ratio
-    decoded = vae.decode_tiled(samples, tile_x=side, tile_y=side, overlap=side // 4)
-    return cropped(decoded, latent)
+    side = max(tile, SMALLEST_TILE)
+    room = vae.memory_used_decode((1, 4, *2 * (side // vae.downscale_ratio,)), vae.vae_dtype)
+    management.load_models_gpu([vae.patcher], memory_required=room)
+    rows = samples.to(vae.device, vae.vae_dtype).split(1)
+    pixels = torch.cat([decode_tiled(vae.first_stage_model, row, side) for row in rows])
+    decoded = vae.process_output(pixels.to(management.intermediate_device(), torch.float32))
+    return cropped(decoded.movedim(1, -1), latent)
