@@ -40,6 +40,7 @@ FLOORS = {
     "blending": 2,
     "interpolation": 1,
     "layers": 1,
+    "arithmetic": 0,
     "lora_names": 1,
     "sampling": 1,
     "placement": 1,

@@ -5,7 +5,17 @@ import math
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from wuerstchen.arithmetic import (
+    BAND,
+    ONEDNN,
+    attend,
+    linear,
+    norm_over_map,
+    product,
+    takes_onednn,
+)
 from wuerstchen.layers import (
     AttnBlock,
     BatchNorm2d,
@@ -18,7 +28,7 @@ from wuerstchen.layers import (
     to_rows,
 )
 
-from .peers import error, random_weights, share_weights
+from .peers import error, mean_error, random_weights, share_weights
 
 
 def normal(*shape: int) -> Tensor:
@@ -152,3 +162,101 @@ def test_rows_and_maps_are_views_of_each_other() -> None:
     assert torch.equal(to_map(to_rows(x)), x)
     assert to_rows(x).shape == (2, 4, 5, 3)
     assert to_rows(x).data_ptr() == x.data_ptr()
+
+
+@pytest.mark.skipif(not ONEDNN, reason="oneDNN does not know this processor, or is not there")
+def test_products_on_the_cpu_are_asked_of_onednn_unless_gradients_are() -> None:
+    x, weight = normal(2, 3), normal(4, 3)
+    assert takes_onednn(x, weight)
+    assert not takes_onednn(x.double(), weight.double())
+    assert not takes_onednn(x.to("meta"), weight.to("meta"))
+    assert not takes_onednn(x, weight.requires_grad_())
+    with torch.no_grad():
+        assert takes_onednn(x, weight)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("columns", [12, 20])
+def test_a_product_is_the_formula_with_any_strides_and_leaves_its_inputs(
+    dtype: torch.dtype, columns: int
+) -> None:
+    x, weight = normal(2, 5, 7, 12).to(dtype), normal(24, columns).to(dtype)[:, -12:]
+    bias, plus = normal(24).to(dtype), to_rows(normal(2, 24, 5, 7)).to(dtype)
+    before = [tensor.clone() for tensor in (x, weight, bias, plus)]
+    y = x @ weight.T
+    assert error(product(x, weight), y) < 1e-6
+    assert error(product(x, weight, bias), y + bias) < 1e-6
+    assert error(product(x, weight, bias, activate=True), F.gelu(y + bias)) < 1e-6
+    assert error(product(x, weight, bias, plus=plus), y + bias + plus) < 1e-6
+    assert error(product(to_rows(to_map(x).contiguous()), weight, plus=plus), y + plus) < 1e-6
+    assert all(map(torch.equal, before, (x, weight, bias, plus)))
+
+
+def test_a_layer_is_multiplied_with_the_weights_that_it_gives_at_that_moment() -> None:
+    class Doubled(nn.Linear):
+        def fetched(self, like: Tensor) -> tuple[Tensor, Tensor]:
+            return 2 * self.weight.to(like), 2 * self.bias.to(like)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.linear(x, *self.fetched(x))
+
+    x = normal(3, 6)
+    for layer in (nn.Linear(6, 4), Doubled(6, 4)):
+        layer.requires_grad_(False)
+        assert error(linear(layer, x), layer(x)) < 1e-6
+        layer.weight = nn.Parameter(normal(4, 6), requires_grad=False)
+        assert error(linear(layer, x), layer(x)) < 1e-6
+        assert error(linear(layer, x, activate=True), F.gelu(layer(x))) < 1e-6
+
+
+def test_what_others_put_around_a_layer_counts() -> None:
+    class Adapted(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * super().forward(x)
+
+    x, twice, hooked, replaced = normal(3, 6), Adapted(6, 4), nn.Linear(6, 4), nn.Linear(6, 4)
+    hooked.register_forward_hook(lambda layer, given, y: 2 * y)
+    plain = nn.Linear.forward
+    replaced.forward = lambda x: 2 * plain(replaced, x)  # type: ignore[method-assign]
+    for layer in (twice, hooked, replaced):
+        layer.requires_grad_(False)
+        assert error(linear(layer, x), 2 * plain(layer, x)) < 1e-6
+
+
+@pytest.mark.parametrize(("own", "tokens"), [(7, 1), (7, 5), (2 * BAND + 3, 90)])
+def test_attention_on_the_cpu_is_that_of_pytorch(own: int, tokens: int) -> None:
+    q, k, v = normal(2, 3, own, 8), normal(2, 3, tokens, 8) * 3, normal(2, 3, tokens, 8)
+    assert error(attend(q, k, v), F.scaled_dot_product_attention(q, k, v)) < 1e-6
+
+
+def test_attention_on_the_cpu_is_no_less_exact_in_bfloat16_than_that_of_pytorch() -> None:
+    inputs = [normal(4, 3, length, 16).bfloat16() for length in (30, 80, 80)]
+    truth = F.scaled_dot_product_attention(*(part.double() for part in inputs))
+    ours, torchs = attend(*inputs), F.scaled_dot_product_attention(*inputs)
+    assert ours.dtype == torch.bfloat16
+    assert mean_error(ours, truth) <= 1.1 * mean_error(torchs, truth)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_norm_over_a_map_of_many_bands_is_that_of_pytorch(dtype: torch.dtype) -> None:
+    x = normal(2, 41, 2 * BAND // 41 + 3, 6).to(dtype)
+    wanted = torch.linalg.vector_norm(x.double(), dim=(1, 2), keepdim=True)
+    assert norm_over_map(x).dtype == torch.float32
+    assert error(norm_over_map(x), wanted) < 1e-6
+
+
+def test_the_way_with_gradients_gives_the_numbers_of_the_way_without() -> None:
+    block, attention = ResBlock(16), AttnBlock(16, 10, 2)
+    for module in (block, attention):
+        fill(module)
+        module.requires_grad_(True)
+    x, text = normal(2, 16, 6, 9), normal(2, 7, 10)
+    for module, run in (
+        (block, lambda: block(x)),
+        (attention, lambda: attention(x, attention.prepare(text))),
+    ):
+        y = run()
+        y.square().sum().backward()
+        assert all(weight.grad.abs().max() > 0 for weight in module.parameters())
+        with torch.no_grad():
+            assert error(run(), y.detach()) < 1e-6

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from wuerstchen.stage_a import StageA, StageAConfig
+from wuerstchen.stage_a import StageA, StageAConfig, bands
 
 from .peers import (
     check_no_less_exact,
@@ -109,6 +109,15 @@ def half_runs(config: StageAConfig, dtype: torch.dtype) -> Iterator[tuple[Run, R
             (ours.encode(pixels), peer.encode(pixels).latents / scale, true_latent),
             (ours.decode(latent), peer.decode(latent * scale).sample, true_pixels),
         )
+
+
+def test_a_picture_decoded_in_bands_is_that_decoded_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = make(SMALL, make_weights(SMALL))
+    latent = make_inputs(SMALL, 2, 64, 96)[1]
+    whole = network.decode(latent)
+    monkeypatch.setattr("wuerstchen.stage_a.BAND", 150)
+    assert len(bands(latent)) == 6
+    assert error(network.decode(latent), whole) < 1e-6
 
 
 def test_quantize_finds_the_nearest_entry_of_the_codebook() -> None:

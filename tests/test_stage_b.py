@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from wuerstchen.layers import ResBlock, fetched, to_map
+from wuerstchen.arithmetic import fetched
+from wuerstchen.layers import ResBlock, to_map
 from wuerstchen.stage_b import StageB, StageBConfig, prepare_block, resize_effnet
 
 from .peers import (

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .arithmetic import attend, fetched, linear, norm_over_map, product
+
 EPS = 1e-6
 
 
@@ -65,13 +67,14 @@ class ResBlock(nn.Module):
         y = to_rows(layer_norm_2d(self.depthwise(x)))
         if skip is not None:
             y = torch.cat([y, to_rows(skip)], dim=-1)
-        expand, activate, norm, dropout, contract = self.channelwise
+        expand, _, norm, dropout, contract = self.channelwise
         if share is None:
-            y = expand(y)
+            y = linear(expand, y, activate=True)
         else:
-            constant = F.linear(share.features, share.weight, share.bias)
-            y = constant + F.linear(y, fetched(expand, y, slice(y.shape[-1]))[0])
-        return x + to_map(contract(dropout(norm(activate(y)))))
+            constant = product(share.features, share.weight, share.bias)
+            own, _ = fetched(expand, y, slice(y.shape[-1]))
+            y = F.gelu(product(y, own, plus=constant))
+        return to_map(linear(contract, dropout(norm(y)), plus=to_rows(x)))
 
 
 class GlobalResponseNorm(nn.Module):
@@ -84,7 +87,7 @@ class GlobalResponseNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the normed rows, shape of `x` (N, H, W, C). Energies are summed in float32."""
-        energy = torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True, dtype=torch.float32)
+        energy = norm_over_map(x)
         relative = energy / (energy.mean(dim=-1, keepdim=True) + EPS)
         scale = 1 + self.gamma.to(relative) * relative
         return torch.addcmul(self.beta.to(x), x, scale.to(x.dtype))
@@ -113,7 +116,8 @@ class AttnBlock(nn.Module):
 
     def prepare(self, text: Tensor) -> KeysValues:
         """Return the keys and values of `text` (N, L, c_cond): they do not depend on the time."""
-        return self.attention.keys_values(self.kv_mapper(text))
+        activate, mapper = self.kv_mapper
+        return self.attention.keys_values(linear(mapper, activate(text)))
 
     def forward(self, x: Tensor, text: KeysValues) -> Tensor:
         """Return the block's output, shape of `x` (N, C, H, W)."""
@@ -135,16 +139,15 @@ class Attention(nn.Module):
 
     def keys_values(self, x: Tensor) -> KeysValues:
         """Return keys and values of `x` (N, L, D)."""
-        return KeysValues(self._split(self.to_k(x)), self._split(self.to_v(x)))
+        return KeysValues(self._split(linear(self.to_k, x)), self._split(linear(self.to_v, x)))
 
     def forward(self, x: Tensor, context: KeysValues) -> Tensor:
         """Return the attended sequence, shape of `x` (N, L, D)."""
         own = self.keys_values(x)
         keys = torch.cat([own.keys, context.keys], dim=2)
         values = torch.cat([own.values, context.values], dim=2)
-        y = F.scaled_dot_product_attention(self._split(self.to_q(x)), keys, values)
-        out: Tensor = self.to_out(y.transpose(1, 2).flatten(2))
-        return out
+        y = attend(self._split(linear(self.to_q, x)), keys, values)
+        return linear(self.to_out[0], y.transpose(1, 2).flatten(2))
 
     def _split(self, x: Tensor) -> Tensor:
         return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)
@@ -174,9 +177,9 @@ class BatchNorm2d(nn.BatchNorm2d):
         return torch.addcmul(shift, x.float(), scale).to(x.dtype)
 
 
-def layer_norm_2d(x: Tensor) -> Tensor:
-    """Return `x` (N, C, H, W) normed over C."""
-    return to_map(F.layer_norm(to_rows(x), (x.shape[1],), eps=EPS))
+def layer_norm_2d(x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
+    """Return `x` (N, C, H, W) normed over C, then scaled and shifted by (C,), if they are given."""
+    return to_map(F.layer_norm(to_rows(x), (x.shape[1],), scale, shift, eps=EPS))
 
 
 def time_embedding(t: Tensor, c_r: int) -> Tensor:
@@ -185,20 +188,6 @@ def time_embedding(t: Tensor, c_r: int) -> Tensor:
     steps = torch.arange(half, device=t.device, dtype=torch.float32)
     angles = (t.float() * 10000)[:, None] * torch.exp(steps * (-math.log(10000) / (half - 1)))
     return F.pad(torch.cat([angles.sin(), angles.cos()], dim=1), (0, c_r % 2))
-
-
-def fetched(layer: Any, like: Tensor, columns: slice = slice(None)) -> tuple[Tensor, Tensor]:
-    """Return weight and bias of `layer` on the device and in the dtype of `like`.
-
-    Of the weight only `columns` are taken, those of some input features, and only they are moved.
-
-    A layer of `ops` that does more than hold its weights (patch them, keep them elsewhere) has a
-    method `fetched(like)` that says how; without it they are cast as they are.
-    """
-    if hasattr(layer, "fetched"):
-        weight, bias = layer.fetched(like)
-        return weight[:, columns], bias
-    return layer.weight[:, columns].to(like), layer.bias.to(like)
 
 
 def to_rows(x: Tensor) -> Tensor:

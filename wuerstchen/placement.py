@@ -144,6 +144,10 @@ class Streamed:
     class Linear(nn.Linear):
         """A linear layer that fetches its weights."""
 
+        def fetched(self, like: Tensor) -> tuple[Tensor, Tensor | None]:
+            """Return weight and bias at the device and in the dtype of `like`."""
+            return fetched(self, like)
+
         def forward(self, x: Tensor) -> Tensor:
             return F.linear(x, *fetched(self, x))
 

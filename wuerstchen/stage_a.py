@@ -14,7 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .arithmetic import linear
 from .layers import BatchNorm2d, layer_norm_2d, to_map, to_rows
+
+BAND = 4096  # positions at once, so that they stay in a CPU's cache
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,11 +133,24 @@ class MixBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the block's output, shape of `x` (N, C, H, W)."""
-        g = self.gammas.to(x)
-        y = torch.addcmul(g[1], layer_norm_2d(x), 1 + g[0])
-        x = torch.addcmul(x, self.depthwise(y), g[2])
-        y = torch.addcmul(g[4], to_rows(layer_norm_2d(x)), 1 + g[3])
-        return torch.addcmul(x, to_map(self.channelwise(y)), g[5])
+        g = self.gammas.to(x)[:, None].expand(6, x.shape[1])
+        y = layer_norm_2d(x, 1 + g[0], g[1])
+        x = torch.addcmul(x, self.depthwise(y), g[2, 0])
+        y = layer_norm_2d(x, 1 + g[3], g[4])
+        expand, _, contract = self.channelwise
+        parts = [linear(contract, linear(expand, part, activate=True)) for part in bands(y)]
+        return torch.addcmul(x, to_map(torch.cat(parts, dim=1)), g[5, 0])
+
+
+def bands(x: Tensor) -> tuple[Tensor, ...]:
+    """Return a map (N, C, H, W) as rows (N, H, W, C), on a CPU in bands of about `BAND` positions.
+
+    The perceptron is four times as wide as the map: as a whole it would take the most memory by far,
+    and as long to move as to calculate.
+    """
+    n, height, width, _ = to_rows(x).shape
+    some = max(1, BAND // (n * width)) if x.device.type == "cpu" else height
+    return torch.split(to_rows(x), some, dim=1)
 
 
 class Codebook(nn.Module):

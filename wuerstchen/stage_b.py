@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .arithmetic import fetched
 from .layers import (
     AttnBlock,
     KeysValues,
@@ -23,7 +24,6 @@ from .layers import (
     ResBlock,
     Share,
     TimestepBlock,
-    fetched,
     time_embedding,
     to_rows,
 )

@@ -1,0 +1,298 @@
+"""Speed, memory and operations, ours beside diffusers, on the same random full-size weights.
+
+    python tests/bench.py [parts] [--device cpu] [--dtype fp32] [--sizes 512] [--batches 1]
+
+Parts: text, stage_c, stage_b, stage_a, whole, cold, load, sdxl. Outputs are compared before anything
+is timed, at time 0, which every precision holds exactly. A whole picture is the sum of its steps, for
+which `whole` and `sdxl` measure all stages. Each run puts its rows with those of earlier ones in
+`results.json` of the output folder, and draws the table and the charts of all.
+"""
+
+import argparse
+import gc
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from tests import bench_beside as beside
+from tests import bench_pictures as pictures
+from tests import test_stage_a, test_stage_b, test_stage_c
+from tests.bench_tools import Bench, Call, Row, operations, to_meta
+from tests.peers import in_dtype, mean_error, random_weights, share_weights
+from wuerstchen import StageA, StageAConfig, StageB, StageBConfig, StageC, StageCConfig
+from wuerstchen.placement import Placement
+from wuerstchen.sampling import guided, published_times
+from wuerstchen.settings import cells
+from wuerstchen.text import TextTower
+
+TOLERANCE = {"fp32": 1e-4, "bf16": 0.3, "fp16": 0.1}  # of the mean difference
+TOWERS = {"bigG": (1280, 32, 20), "H": (1024, 24, 16)}  # width, layers, heads
+GUIDANCE = 4.0
+STEPS = {"Stage C, guided step": len(published_times()) - 1, "Stage B, step": 12}
+
+Shapes = Sequence[tuple[int, int]]
+
+
+def compare(bench: Bench, row: Row, ours: Call, theirs: Call, compiled: Call | None = None) -> Row:
+    """Return the row with its times, after a look at whether the outputs are the same.
+
+    Raises:
+        ValueError: if they are not.
+    """
+    row.error = mean_error(ours(), theirs().float())
+    if row.error > TOLERANCE[bench.dtype_name]:
+        raise ValueError(f"{row.what}: outputs must be equal, they differ by {row.error:.1e}")
+    contestants = {"ours": ours, "theirs": theirs}
+    return bench.race(row, contestants | ({"compiled": compiled} if compiled else {}))
+
+
+def shared(bench: Bench, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights in the precision and on the device of the run."""
+    return {key: x.to(bench.device) for key, x in in_dtype(weights, bench.dtype).items()}
+
+
+def compiled(bench: Bench, network: Any) -> Any:
+    """Return a network compiled as diffusers' documentation of Würstchen says, if that is asked."""
+    if not bench.compiles:
+        return None
+    return torch.compile(network, mode="reduce-overhead", fullgraph=True)
+
+
+def text(bench: Bench, shapes: Shapes) -> Iterator[Row]:
+    """Yield the text towers on a prompt and the empty prompt, which diffusers reads in turn."""
+    from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel
+
+    # any vocabulary will do for random weights
+    tokenizer = AutoTokenizer.from_pretrained(
+        beside.ROOT / "wuerstchen/mini/wuerstchen-prior/tokenizer"
+    )
+    prompts = ["a large red circle", ""]
+    for name, (width, layers, heads) in TOWERS.items():
+        config = CLIPTextConfig(
+            hidden_size=width,
+            intermediate_size=4 * width,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            hidden_act="gelu",
+        )
+        with torch.device("meta"):
+            network = CLIPTextModel(config)
+        share_weights(shared(bench, random_weights(network.state_dict())), network)
+        embeddings = next(part for part in network.modules() if hasattr(part, "position_ids"))
+        embeddings.position_ids = torch.arange(77, device=bench.device)[None]
+        tower = TextTower(network, tokenizer, Placement(device=bench.device, dtype=bench.dtype))
+
+        @torch.no_grad()
+        def theirs(network: Any = network) -> Tensor:
+            read = partial(tokenizer, padding="max_length", max_length=77, return_tensors="pt")
+            tokens = [read(prompt).to(bench.device) for prompt in prompts]
+            found = [network(one.input_ids, one.attention_mask) for one in tokens]
+            return torch.cat([one.last_hidden_state for one in found]).float().cpu()
+
+        row = bench.row("text", f"text tower {name}", batch=len(prompts))
+        products = 24 * width**2 * layers * 77 + 4 * width * layers * 77**2
+        row.flops = dict.fromkeys(("ours", "theirs"), float(len(prompts) * products))
+        yield compare(bench, row, partial(tower.encode, prompts), theirs)
+        del network, tower, theirs, embeddings
+        gc.collect()
+
+
+def stage_c(bench: Bench, shapes: Shapes) -> Iterator[Row]:
+    """Yield Stage C's guided step, and its preparation."""
+    config = StageCConfig()
+    weights = shared(bench, test_stage_c.make_weights(config))
+    ours = test_stage_c.make(config, weights)
+    theirs = test_stage_c.make_peer(config, weights)
+    fast = compiled(bench, theirs)
+    with torch.device("meta"):
+        empty, empty_peer = StageC(config), type(theirs)(**theirs.config)
+    for size, n in shapes:
+        side = cells(size).semantic
+        pairs = test_stage_c.make_inputs(config, 2 * n, side, side)
+        x, t, features = (part.to(bench.device) for part in pairs)
+        x, t, features = x[:n], torch.zeros_like(t[:n]), features.to(bench.dtype)
+
+        def peer(network: Any, x: Tensor, t: Tensor, features: Tensor) -> Tensor:
+            wanted, unwanted = network(torch.cat([x, x]), torch.cat([t, t]), features).chunk(2)
+            return torch.lerp(unwanted, wanted, GUIDANCE)
+
+        row = bench.row("stage_c", "Stage C, guided step", size, n)
+        many, times, long = to_meta(pairs)
+        kept = empty.prepare(long)
+        row.flops["ours"] = operations(partial(empty.step, many, times, kept))
+        row.flops["theirs"] = operations(partial(empty_peer, many, times, long))
+        denoise = guided(partial(ours.step, constants=ours.prepare(features)), GUIDANCE)
+        half = x.to(bench.dtype), t.to(bench.dtype), features
+        yield compare(
+            bench,
+            row,
+            partial(denoise, x, t),
+            partial(peer, theirs, *half),
+            partial(peer, fast, *half) if fast is not None else None,
+        )
+        row = bench.row("stage_c", "Stage C, preparation", size, n, peer="")
+        row.flops["ours"] = operations(partial(empty.prepare, long))
+        yield bench.race(row, {"ours": partial(ours.prepare, features)})
+
+
+def stage_b(bench: Bench, shapes: Shapes) -> Iterator[Row]:
+    """Yield Stage B's step, which is not guided, and its preparation."""
+    config = StageBConfig()
+    weights = shared(bench, test_stage_b.make_weights(config))
+    ours = test_stage_b.make(config, weights)
+    theirs = test_stage_b.make_peer(config, weights)
+    test_stage_b.build_peer.cache_clear()
+    fast = compiled(bench, theirs)
+    with torch.device("meta"):
+        empty, empty_peer = StageB(config), type(theirs)(**theirs.config)
+    for size, n in shapes:
+        side = cells(size).vq
+        inputs = test_stage_b.make_inputs(config, n, side, side)
+        x, t, features, effnet = (part.to(bench.device) for part in inputs)
+        t, features = torch.zeros_like(t), features.to(bench.dtype)
+        row = bench.row("stage_b", "Stage B, step", size, n)
+        many, times, long, narrow = to_meta(inputs)
+        kept = empty.prepare(long, narrow, (side, side))
+        row.flops["ours"] = operations(partial(empty.step, many, times, kept))
+        row.flops["theirs"] = operations(partial(empty_peer, many, times, narrow, long))
+        prepare = partial(ours.prepare, features, effnet, (side, side))
+        half = [part.to(bench.dtype) for part in (x, t, effnet, features)]
+        yield compare(
+            bench,
+            row,
+            partial(ours.step, x, t, prepare()),
+            partial(theirs, *half),
+            partial(fast, *half) if fast is not None else None,
+        )
+        row = bench.row("stage_b", "Stage B, preparation", size, n, peer="")
+        row.flops["ours"] = operations(partial(empty.prepare, long, narrow, (side, side)))
+        yield bench.race(row, {"ours": prepare})
+
+
+def stage_a(bench: Bench, shapes: Shapes) -> Iterator[Row]:
+    """Yield Stage A's decoding, one by one as the pipeline does."""
+    config = StageAConfig()
+    weights = shared(bench, test_stage_a.make_weights(config))
+    ours = test_stage_a.make(config, weights)
+    theirs = test_stage_a.make_peer(config, weights)
+    with torch.device("meta"):
+        empty = StageA(config)
+    for size, n in shapes:
+        latent = test_stage_a.make_inputs(config, n, size, size)[1]
+        x = latent.to(bench.device, bench.dtype)
+
+        def decode(x: Tensor) -> Tensor:
+            return torch.cat([ours.decode(row[None]) for row in x])
+
+        def peer(x: Tensor) -> Tensor:
+            return theirs.decode(x * config.scale_factor).sample
+
+        row = bench.row("stage_a", "Stage A, decoding", size, n)
+        count = operations(partial(empty.decode, *to_meta([latent])))
+        row.flops = {"ours": count, "theirs": count}
+        yield compare(bench, row, partial(decode, x), partial(peer, x))
+
+
+def whole(bench: Bench, shapes: Shapes) -> Iterator[Row]:
+    """Yield the rows of all stages, and then whole pictures."""
+    rows: list[Row] = []
+    for part in (text, stage_c, stage_b, stage_a):
+        for row in part(bench, shapes):
+            rows.append(row)
+            yield row
+        gc.collect()
+    for size, n in shapes:
+        yield total(
+            bench, size, n, [r for r in rows if (r.size, r.batch) == (size, n) or not r.size]
+        )
+
+
+def total(bench: Bench, size: int, n: int, parts: Sequence[Row]) -> Row:
+    """Return a whole picture: each part as often as a picture needs it."""
+    row = bench.row("whole", "whole picture", size, n)
+    counts = [(STEPS.get(part.what, 1), part) for part in parts]
+    for who in ("ours", "theirs"):
+        runs = [(count, part) for count, part in counts if who in part.times]
+        row.times[who] = [sum(count * part.seconds(who) for count, part in runs)]
+        row.flops[who] = sum(count * part.flops[who] for count, part in runs)
+        row.peak[who] = max(part.peak[who] for _, part in runs)
+    ideal = sum(count * part.flops["ours"] / median(part.roof) for count, part in counts)
+    row.roof, row.load = [row.flops["ours"] / ideal], os.getloadavg()[0]
+    return row
+
+
+def sdxl(bench: Bench, shapes: Shapes) -> Iterator[Row]:
+    """Yield whole pictures of 1024² per batch size, and the same by SDXL."""
+    wholes: dict[int, Row] = {}
+    for row in whole(bench, [(beside.SDXL_SIZE, n) for n in sorted({n for _, n in shapes})]):
+        yield row
+        if row.part == "whole":
+            wholes[row.batch] = row
+    yield from beside.sdxl(bench, wholes)
+
+
+PARTS = {
+    "text": text,
+    "stage_c": stage_c,
+    "stage_b": stage_b,
+    "stage_a": stage_a,
+    "whole": whole,
+    "cold": lambda bench, _: beside.cold(bench),
+    "load": lambda bench, _: beside.load(bench),
+    "sdxl": sdxl,
+}
+
+
+def main() -> None:
+    """Run what the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; none is all")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="fp32", choices=TOLERANCE)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[512], help="pixels")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1])
+    parser.add_argument("--threads", type=int, default=2, help="on the CPU")
+    parser.add_argument("--seconds", type=float, default=20, help="for the rounds of a row")
+    parser.add_argument("--rounds", type=int, default=3, help="of a row at least")
+    parser.add_argument("--compile", action="store_true", help="time diffusers compiled, too")
+    parser.add_argument(
+        "--processor-time", action="store_true", help="for one thread on a busy machine"
+    )
+    parser.add_argument("--out", type=Path, default=Path("bench-output"))
+    args = parser.parse_args()
+    if unknown := set(args.parts) - set(PARTS):
+        parser.error(f"parts are {', '.join(PARTS)}, got {', '.join(sorted(unknown))}")
+    torch.set_num_threads(args.threads)
+    torch.set_grad_enabled(False)
+    bench = Bench(
+        args.device,
+        args.dtype,
+        seconds=args.seconds,
+        rounds=args.rounds,
+        compiles=args.compile,
+        processor_time=args.processor_time,
+    )
+    title = pictures.environment(bench)
+    print("\n".join(title))
+    shapes = [(size, n) for size in args.sizes for n in args.batches]
+    rows = []
+    for part in args.parts or PARTS:
+        for row in PARTS[part](bench, shapes):
+            print(row.line, flush=True)
+            rows.append(row)
+    everything = pictures.save(rows, args.out)
+    print("\n" + pictures.markdown(everything))
+    pictures.draw(args.out, title, everything)
+
+
+if __name__ == "__main__":
+    main()
