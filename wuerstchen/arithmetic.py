@@ -106,8 +106,12 @@ def fetched(layer: Any, like: Tensor, columns: slice = slice(None)) -> tuple[Ten
 
 
 def takes_onednn(x: Tensor, weight: Tensor) -> bool:
-    """Whether a product is to be asked of oneDNN, which knows no gradients."""
-    return x.device.type == "cpu" and x.dtype in ONEDNN and not needs_grad(x, weight)
+    """Whether a product is to be asked of oneDNN, which knows no gradients.
+
+    PyTorch's compiler chooses for itself.
+    """
+    known = x.device.type == "cpu" and x.dtype in ONEDNN
+    return known and not needs_grad(x, weight) and not torch.compiler.is_compiling()
 
 
 def needs_grad(*tensors: Tensor) -> bool:
