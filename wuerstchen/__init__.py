@@ -24,8 +24,8 @@ Glossary:
     published        as in the repositories `warp-ai/wuerstchen-prior` and `warp-ai/wuerstchen`
 
 Reading order: `pipeline` and `stages` tell the whole story, then `stage_c`, `stage_b`, `stage_a`,
-the blocks in `layers` and their products in `arithmetic`, the diffusion in `sampling`, then `text`, `settings`, `placement`,
-`checkpoints`, `compressor`.
+the blocks in `layers` and their products in `arithmetic`, the diffusion in `sampling`, then `text`,
+`settings`, `placement`, `checkpoints`, `compressor`.
 
 Names are imported when they are first used, so that importing the package costs nothing.
 """

@@ -6,6 +6,9 @@ goes on where it was; logs and pictures lie in the work folder.
 
 `python -m wuerstchen.training measure` paints held-out prompts and lets the judge read the pictures.
 
+`python -m wuerstchen.training samplers` measures what samplers, steps and presets cost and lose. It
+too goes on where it was stopped, and writes samplers.json and samplers.png.
+
 `python -m wuerstchen.training previews` fits the colours in which a host shows unfinished latents.
 """
 
@@ -20,7 +23,10 @@ from tqdm import tqdm
 
 from ..pipeline import Wuerstchen
 from ..placement import choose_device
+from ..settings import PRESETS
 from ..sources import MINI
+from .cases import PARTS
+from .chart import draw_chart
 from .decoder import DecoderTask, StageBTask
 from .export import export
 from .look import save_labelled
@@ -28,6 +34,7 @@ from .loop import Plan, Task, finished, train
 from .measure import measure
 from .previews import fit_previews
 from .prior import PriorTask, make_stock
+from .samplers import Scale, Table, as_text
 from .shapes import random_scene
 from .text import TextTask, Tower
 from .vqgan import StageATask
@@ -85,11 +92,16 @@ def parser() -> argparse.ArgumentParser:
     measured.add_argument("--height", type=int, default=256)
     measured.add_argument("--seed", type=int, default=0)
     measured.add_argument("--sheet", type=Path, help=f"PNG of the first {SHOWN} pictures")
+    compared = jobs.add_parser("samplers", help="measure samplers, steps and presets")
+    compared.add_argument("--model", default="mini")
+    compared.add_argument("--out", type=Path, default=Path("sampler-table"), help="folder")
+    compared.add_argument("--prompts", type=int, default=Scale.prompts, help="of the table")
+    compared.add_argument("--checked", type=int, default=Scale.checked, help="of the presets")
     fitted = jobs.add_parser("previews", help="fit the colours of unfinished latents")
     fitted.add_argument("--model", default="mini")
     fitted.add_argument("--prompts", type=int, default=100)
     fitted.add_argument("--out", type=Path, required=True, help="JSON file to add them to")
-    for job in (mini, measured, fitted):
+    for job in (mini, measured, compared, fitted):
         job.add_argument(
             "--device", type=choose_device, default="auto", help="auto, cpu, cuda, mps"
         )
@@ -147,6 +159,22 @@ def print_measure(args: argparse.Namespace) -> None:
         save_labelled([r.pixels for r in shown], [r.prompt for r in shown], args.sheet)
 
 
+def write_samplers(args: argparse.Namespace) -> None:
+    """Measure all cases, write the table and its chart, and print what the presets lose."""
+    model = Wuerstchen.load(args.model, device=str(args.device), progress=False)
+    table = Table(model, args.out, Scale(prompts=args.prompts, checked=args.checked))
+    for _ in tqdm(table.rows(), total=sum(map(len, PARTS.values())), unit="case"):
+        pass
+    summary = table.summary()
+    (args.out / "samplers.json").write_text(as_text(summary), encoding="utf-8")
+    draw_chart(summary, args.out / "samplers.png")
+    chosen = [row for row in summary["rows"] if row["part"] == "presets"]
+    for name, row in zip(("default", *PRESETS), chosen, strict=True):
+        calls = " + ".join(str(n) for n in row["calls"])
+        lost = f"loses {row['lost']:+.2f} ± {row['error']:.2f} points"
+        print(f"{name:<10}{calls:>9} calls {row['everything']:8.2%}  {lost}")
+
+
 def write_previews(args: argparse.Namespace) -> None:
     """Fit the colours of a model's latents and add them to a file."""
     model = Wuerstchen.load(args.model, device=str(args.device), progress=False)
@@ -158,7 +186,12 @@ def write_previews(args: argparse.Namespace) -> None:
         print(f"{name:<16}{entry['explained']:6.1%} of the colour")
 
 
-JOBS = {"mini": train_mini, "measure": print_measure, "previews": write_previews}
+JOBS = {
+    "mini": train_mini,
+    "measure": print_measure,
+    "samplers": write_samplers,
+    "previews": write_previews,
+}
 
 if __name__ == "__main__":
     sys.exit(main())
