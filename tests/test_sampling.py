@@ -20,6 +20,7 @@ from wuerstchen.sampling import (
     signal_share,
     time_at,
     uniform_times,
+    within,
 )
 
 CPU = torch.device("cpu")
@@ -216,3 +217,19 @@ def test_rescaled_guidance_has_the_contrast_of_no_guidance() -> None:
     plain = guided(lambda x, t: parts, 5.0)(torch.zeros(2, 3, 8, 8), torch.ones(2))
     torch.testing.assert_close(led.std((1, 2, 3)), parts[:2].std((1, 2, 3)))
     assert (plain.std((1, 2, 3)) > 2 * led.std((1, 2, 3))).all()
+
+
+def test_an_interval_holds_the_steps_at_its_ends_whatever_their_rounding() -> None:
+    def inside(x: Tensor, t: Tensor) -> Tensor:
+        return torch.ones_like(x)
+
+    def outside(x: Tensor, t: Tensor) -> Tensor:
+        return torch.zeros_like(x)
+
+    x = torch.zeros(1, 1)
+    for steps in range(2, 60):
+        times = uniform_times(steps)
+        for i in range(1, steps):
+            denoise = within(i / steps, 0.0, inside, outside)
+            guided_at = [bool(denoise(x, t[None])) for t in times[:-1]]
+            assert guided_at == [steps - k <= i for k in range(steps)]

@@ -20,6 +20,7 @@ Denoiser = Callable[[Tensor, Tensor], Tensor]
 S = 0.008
 ALPHA_MIN, ALPHA_MAX = 1e-4, 0.9999
 LATENT_SCALE, LATENT_SHIFT = 42.0, 1.0
+ROUNDING = 1e-6  # of times, which are float32
 
 
 def signal_share(t: Tensor) -> Tensor:
@@ -139,7 +140,8 @@ def within(start: float, end: float, inside: Denoiser, outside: Denoiser) -> Den
     """
 
     def denoise(x: Tensor, t: Tensor) -> Tensor:
-        return (inside if end <= float(t[0]) <= start else outside)(x, t)
+        is_inside = end - ROUNDING <= float(t[0]) <= start + ROUNDING
+        return (inside if is_inside else outside)(x, t)
 
     return denoise
 

@@ -25,20 +25,14 @@ SAMPLERS = (
     "deis",
 )
 WEIGHTINGS = ("comfy", "compel", "none")
-PRESETS: dict[str, dict[str, Any]] = {
-    "fast": {"steps": 10, "sampler": "dpmpp_2m", "decoder_steps": 6, "decoder_sampler": "dpmpp_2m"},
-    "balanced": {
-        "steps": 16,
-        "sampler": "dpmpp_2m",
-        "decoder_steps": 8,
-        "decoder_sampler": "dpmpp_2m",
-    },
-    "best": {
-        "steps": 40,
-        "sampler": "dpmpp_2m",
-        "decoder_steps": 20,
-        "decoder_sampler": "dpmpp_2m",
-    },
+DPM = {"sampler": "dpmpp_2m", "decoder_sampler": "dpmpp_2m"}
+PRESETS: dict[str, dict[str, Any]] = {  # measured: `training samplers`
+    name: {"steps": steps, "decoder_steps": decoder_steps} | DPM
+    for name, (steps, decoder_steps) in (
+        ("fast", (10, 6)),
+        ("balanced", (14, 8)),
+        ("best", (40, 20)),
+    )
 }
 
 
