@@ -140,10 +140,14 @@ def within(start: float, end: float, inside: Denoiser, outside: Denoiser) -> Den
     """
 
     def denoise(x: Tensor, t: Tensor) -> Tensor:
-        is_inside = end - ROUNDING <= float(t[0]) <= start + ROUNDING
-        return (inside if is_inside else outside)(x, t)
+        return (inside if is_within(float(t[0]), start, end) else outside)(x, t)
 
     return denoise
+
+
+def is_within(t: float, start: float, end: float) -> bool:
+    """Whether a time lies in the interval from `start` down to `end`, but for its rounding."""
+    return end - ROUNDING <= t <= start + ROUNDING
 
 
 def keeping(denoise: Denoiser, known: Tensor, mask: Tensor) -> Denoiser:

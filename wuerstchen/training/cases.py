@@ -9,7 +9,7 @@ presets     the default and the presets, on other prompts
 from dataclasses import asdict
 from typing import Any
 
-from ..sampling import chosen_times
+from ..sampling import chosen_times, is_within
 from ..settings import PRESETS, SAMPLERS, Settings
 
 STEPS_C, STEPS_B = (4, 6, 8, 10, 14, 20, 29), (2, 3, 4, 6, 8, 12)
@@ -35,7 +35,8 @@ def calls(s: Settings) -> list[int]:
     """Return the rows through Stage C and through Stage B for one picture."""
     times = [float(t) for t in chosen_times(s.steps)[:-1]]
     times += times[1:] if s.sampler == "heun" else []
-    led = [t for t in times if s.guidance > 1 and s.guidance_end <= t <= s.guidance_start]
+    interval = (s.guidance_start, s.guidance_end)
+    led = [t for t in times if s.guidance > 1 and is_within(t, *interval)]
     twice = s.decoder_sampler == "heun"
     return [len(times) + len(led), 2 * s.decoder_steps - 1 if twice else s.decoder_steps]
 
