@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from wuerstchen import arithmetic
 from wuerstchen.arithmetic import (
     BAND,
     ONEDNN,
@@ -224,12 +225,18 @@ def test_what_others_put_around_a_layer_counts() -> None:
 
 
 @pytest.mark.parametrize(("own", "tokens"), [(7, 1), (7, 5), (2 * BAND + 3, 90)])
-def test_attention_on_the_cpu_is_that_of_pytorch(own: int, tokens: int) -> None:
+def test_attention_on_the_cpu_is_that_of_pytorch(
+    own: int, tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arithmetic, "WORTHWHILE", 0)
     q, k, v = normal(2, 3, own, 8), normal(2, 3, tokens, 8) * 3, normal(2, 3, tokens, 8)
     assert error(attend(q, k, v), F.scaled_dot_product_attention(q, k, v)) < 1e-6
 
 
-def test_attention_on_the_cpu_is_no_less_exact_in_bfloat16_than_that_of_pytorch() -> None:
+def test_attention_on_the_cpu_is_no_less_exact_in_bfloat16_than_that_of_pytorch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(arithmetic, "WORTHWHILE", 0)
     inputs = [normal(4, 3, length, 16).bfloat16() for length in (30, 80, 80)]
     truth = F.scaled_dot_product_attention(*(part.double() for part in inputs))
     ours, torchs = attend(*inputs), F.scaled_dot_product_attention(*inputs)

@@ -20,6 +20,7 @@ ONEDNN = {  # what oneDNN multiplies well here
     "AVX512": (torch.float32, torch.bfloat16),
     "AVX2": (torch.float32,),
 }.get(torch.backends.cpu.get_cpu_capability() if HAS_ONEDNN else "", ())
+WORTHWHILE = 2**16  # scores of a head per thread
 BAND = 1024  # positions of a map at once, so that they stay in a CPU's cache
 
 
@@ -67,9 +68,11 @@ def finished(y: Tensor, activate: bool, plus: Tensor | None) -> Tensor:
 def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """Return softmax(q kᵀ / √d) v, shape of `queries` (N, heads, L, d).
 
-    On a CPU for some queries of one head at a time, whose scores, in float32, stay in its cache.
+    On a CPU for some queries of one head at a time, whose scores, in float32, stay in its cache; but
+    where a head is too small to occupy all threads, PyTorch's own way is faster.
     """
-    if not takes_onednn(queries, keys) or needs_grad(values):
+    small = queries.shape[2] * keys.shape[2] < WORTHWHILE * torch.get_num_threads()
+    if small or not takes_onednn(queries, keys) or needs_grad(values):
         return F.scaled_dot_product_attention(queries, keys, values)
     scaled = queries.float() * queries.shape[-1] ** -0.5
     heads = (part.flatten(0, 1) for part in (scaled, keys.float(), values.transpose(2, 3)))
