@@ -8,6 +8,7 @@ import asyncio
 import importlib.util
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
@@ -298,6 +299,79 @@ def hosted_model() -> Any:
     return Model()
 
 
+def speed() -> dict[str, Any]:
+    """Return the seconds of a guided step of a middle-sized Stage C: the package's, our sampler's
+    and KSampler's.
+
+    A step is what nine steps take longer than one, so that preparations do not count; the least of
+    some rounds, in which all three take turns.
+    """
+    nodes()
+    import comfy.sample
+    import torch
+    from pack.nodes.host.diffusion import diffusion_model
+    from pack.nodes.host.sampling import chosen_sigmas, sample
+    from pack.wuerstchen.checkpoints import load_network
+    from pack.wuerstchen.placement import Placement
+    from pack.wuerstchen.sampling import ddpm, generators, guided, last, uniform_times
+
+    with tempfile.TemporaryDirectory() as folder:
+        source = middle_sized(Path(folder))
+        model, plain = (
+            diffusion_model(source, "stage_c", "fp32"),
+            load_network(source, "stage_c", Placement()),
+        )
+        text, x = torch.randn(1, 77, 256), torch.zeros(1, 16, 24, 24)
+        positive, negative, latent = [[text, {}]], [[text * 0.5, {}]], {"samples": x}
+
+        @torch.no_grad()
+        def package(steps: int) -> None:
+            constants = plain.prepare(torch.cat([text, text * 0.5]))
+            denoise = guided(partial(plain.step, constants=constants), 4.0)
+            last(ddpm(denoise, torch.randn_like(x), uniform_times(steps), generators([1])))
+
+        def ours(steps: int) -> None:
+            sample(model, positive, negative, latent, 1, 4.0, chosen_sigmas("uniform", steps))
+
+        def ksampler(steps: int) -> None:
+            how = (steps, 4.0, "euler", "simple", positive, negative, x)
+            comfy.sample.sample(model, torch.randn_like(x), *how)
+
+        ways: dict[str, Callable[[int], None]] = {
+            "package": package,
+            "ours": ours,
+            "ksampler": ksampler,
+        }
+        return {name: min(times) for name, times in taking_turns(ways, rounds=5).items()}
+
+
+def taking_turns(ways: dict[str, Callable[[int], None]], rounds: int) -> dict[str, list[float]]:
+    """Return the processor seconds per step of each way in each round."""
+    found: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, run in ways.items():
+            started = time.process_time()
+            run(1)
+            middle = time.process_time()
+            run(9)
+            found[name].append((time.process_time() - middle - (middle - started)) / 8)
+    return found
+
+
+def middle_sized(folder: Path) -> str:
+    """Return a component folder with a Stage C of random weights."""
+    import torch
+    from pack.wuerstchen.stage_c import StageC, StageCConfig
+    from safetensors.torch import save_file
+
+    sizes = {"c": 768, "c_cond": 256, "depth": 2, "nhead": 12}
+    network = StageC(StageCConfig(**sizes))
+    tensors = {key: 0.03 * torch.randn(value.shape) for key, value in network.state_dict().items()}
+    save_file(tensors, folder / "diffusion_pytorch_model.safetensors")
+    (folder / "config.json").write_text(json.dumps(sizes))
+    return str(folder)
+
+
 CHECKS: dict[str, Callable[[], dict[str, Any]]] = {
     "importing": importing,
     "half_loaded": half_loaded,
@@ -307,6 +381,7 @@ CHECKS: dict[str, Callable[[], dict[str, Any]]] = {
     "room_for_windows": room_for_windows,
     "out_of_memory": out_of_memory,
     "samplers": samplers,
+    "speed": speed,
     "weighting": weighting,
 }
 

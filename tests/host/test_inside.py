@@ -86,3 +86,9 @@ def test_weighted_and_long_prompts_are_read_as_the_host_reads_them(check: Any) -
     found = check("weighting")
     assert len(found) == 10
     assert all(same and apart < 5e-6 for same, apart in found.values())
+
+
+def test_a_step_takes_as_long_as_in_the_package(check: Any) -> None:
+    found = check("speed")
+    for way in ("ours", "ksampler"):
+        assert found[way] < 1.05 * found["package"], found
