@@ -1,23 +1,30 @@
 """Every example workflow in a running ComfyUI: it paints on the first try and keeps its promise."""
 
 import itertools
+from io import BytesIO
 from typing import Any
 
 import pytest
 
-from .graphs import Graph, example, fresh, put
+from .graphs import Graph, example, fresh, linked, named, pictures, put
 from .server import ROOT, Host, Outcome, pixels
 
 pytestmark = pytest.mark.host
 
-PICTURES = {
-    "text_to_image": 1,
-    "stage_b_seeds": 3,
-    "ksampler": 1,
-    "save_and_resume": 1,
-    "inpainting": 2,
+PICTURES = {  # how many, and their height and width
+    "text_to_image": (1, 256, 256),
+    "stage_b_seeds": (3, 256, 256),
+    "ksampler": (1, 256, 256),
+    "save_and_resume": (1, 256, 256),
+    "image_to_image": (2, 256, 256),
+    "inpainting": (2, 256, 384),
+    "outpainting": (1, 256, 384),
+    "interpolation": (8, 256, 256),
+    "many_prompts": (6, 256, 256),
+    "large_picture": (1, 768, 1024),
 }
-BLOCK, KEPT, HALF = 32, 96, 128  # pixels; inpainting keeps the left half but for its seam
+FILM = "SaveAnimatedWEBP"
+BLOCK, HALF, SEAM = 32, 192, 16  # pixels; half of a picture painted anew on its right
 
 
 def needed(graph: Graph, name: str) -> Graph:
@@ -74,7 +81,8 @@ def test_an_example_paints_its_pictures(host: Host, name: str) -> None:
         for end in ends(graph, "SaveImage")
         for image in paint(host, needed(graph, end)).images
     ]
-    assert [pixels(image).shape for image in images] == PICTURES[name] * [(256, 256, 3)]
+    count, *size = PICTURES[name]
+    assert [pixels(image).shape for image in images] == count * [(*size, 3)]
 
 
 def test_seeds_of_stage_b_change_details_but_not_the_composition(host: Host) -> None:
@@ -121,9 +129,76 @@ def test_a_saved_composition_becomes_the_picture_that_it_would_have_become(host:
     assert (pixels(resumed) == pixels(at_once)).all()
 
 
+def test_a_picture_painted_over_keeps_what_the_prompt_leaves_out(host: Host) -> None:
+    graph = example("image_to_image")
+    over, again = (seen(pixels(image)) for image in paint(host, graph).images)
+    assert (over.colour, over.shape, over.background) == ("red", "triangle", "yellow")
+    assert (again.colour, again.shape, again.background) == ("blue", "square", "yellow")
+    assert (over.place, again.place) == ("left", "left")
+    put(graph, named(graph, "WuerstchenStageCSampler"), denoise=1.0)
+    assert seen(pixels(paint(host, graph).images[0])).background != "yellow"
+
+
 def test_inpainting_keeps_the_left_half_and_paints_the_right_half_anew(host: Host) -> None:
     before, after = (pixels(image) for image in paint(host, example("inpainting")).images)
-    assert abs(before - after)[:, :KEPT].mean() < 3
+    assert (before[:, :HALF] == after[:, :HALF]).all()
     assert seen(before[:, HALF:]) is None
     shown = seen(after[:, HALF:])
-    assert (shown.colour, shown.shape, shown.background) == ("yellow", "square", "blue")
+    assert (shown.colour, shown.shape, shown.background) == ("yellow", "triangle", "blue")
+
+
+def test_outpainting_keeps_the_picture_and_goes_on_without_a_seam(host: Host) -> None:
+    graph = example("outpainting")
+    drawn = [linked(graph, named(graph, "ImagePadForOutpaint"), "image"), 0]
+    before, after = pictures(host, graph, drawn, [named(graph, "WuerstchenKeepPixels"), 0])
+    assert (before == after[:, :HALF]).all()
+    assert abs(after[:, HALF : HALF + SEAM] - before[0, 0]).max() < 40
+    shown = seen(after[:, HALF:])
+    assert (shown.colour, shown.shape, shown.background) == ("red", "circle", "white")
+
+
+def test_interpolation_leads_from_the_first_prompt_to_the_last(host: Host) -> None:
+    graph = example("interpolation")
+    frames = [pixels(image) for image in paint(host, without_film(graph)).images]
+    shown = [seen(frame) for frame in frames]
+    assert {(one.colour, one.shape, one.background) for one in shown} == {
+        ("blue", "triangle", "yellow")
+    }
+    assert (shown[0].size, shown[0].place) == ("large", "centre")
+    assert (shown[-1].size, shown[-1].place) == ("small", "right")
+    apart = [abs(coarse(one) - coarse(other)).mean() for one, other in itertools.pairwise(frames)]
+    assert max(apart) < 0.7 * abs(coarse(frames[0]) - coarse(frames[-1])).mean()
+
+
+def without_film(graph: Graph) -> Graph:
+    """Return a graph that saves its pictures one by one only."""
+    return {name: node for name, node in graph.items() if node["class_type"] != FILM}
+
+
+def test_interpolation_makes_a_film_of_its_pictures(host: Host) -> None:
+    from PIL import Image
+
+    graph = example("interpolation")
+    end = named(graph, FILM)
+    put(graph, end, filename_prefix=f"film{next(fresh)}")
+    (film,) = host.run(needed(graph, end)).images
+    assert Image.open(BytesIO(film)).n_frames == PICTURES["interpolation"][0]
+
+
+def test_every_line_of_many_prompts_becomes_its_picture(host: Host) -> None:
+    graph = example("many_prompts")
+    lines = graph[named(graph, "PrimitiveStringMultiline")]["inputs"]["value"].splitlines()
+    for line, image in zip(lines, paint(host, graph).images, strict=True):
+        shown = seen(pixels(image))
+        assert f"{shown.size} {shown.colour} {shown.shape}" in line
+        assert f"on a {shown.background} background" in line
+
+
+def test_a_large_picture_in_tiles_is_nearly_the_whole_one(host: Host) -> None:
+    graph = example("large_picture")
+    tiled = pixels(paint(host, graph).images[0])
+    for kind in ("WuerstchenStageBDecode", "WuerstchenStageADecode"):
+        assert graph[named(graph, kind)]["inputs"]["tile_size"] == 512
+        put(graph, named(graph, kind), tile_size=0)
+    whole = pixels(paint(host, graph).images[0])
+    assert 0 < abs(coarse(tiled) - coarse(whole)).mean() < 2
