@@ -118,7 +118,7 @@ def test_concatenated_prompts_are_read_together_in_any_order(host: Host, graph: 
     # Guidance weighs the 154 tokens against the 77 of the negative.
     runs = [sampled(graph, text) for text in (*joined, one, other)]
     forth, back, first, second = latents(host, graph, *runs)
-    assert apart(forth, back) < 1e-4
+    assert apart(forth, back) < 1e-3
     assert min(apart(forth, first), apart(forth, second)) > 0.01
 
 
