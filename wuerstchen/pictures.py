@@ -87,7 +87,7 @@ def facts_of(path: Path) -> dict[str, Any]:
             texts = dict(image.info)
     except UnidentifiedImageError as error:
         raise ValueError(f"{path}: expected a picture, could not decode it ({error})") from error
-    if "wuerstchen" not in texts and "workflow" in texts:
+    if "wuerstchen" not in texts and {"workflow", "prompt"} & texts.keys():
         raise ValueError(f"{path} was made by a graph; drop it onto ComfyUI's window to open that")
     try:
         facts = json.loads(texts["wuerstchen"])
