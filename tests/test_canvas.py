@@ -108,8 +108,8 @@ def test_pictures_and_masks_of_any_mode_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"mask": "m.png"}, "mask need an image"),
-        ({"strength": 0.5}, "strength need an image"),
+        ({"mask": "m.png"}, "give an image to paint over, or no mask"),
+        ({"strength": 0.5}, "give an image to paint over, or no strength"),
         ({"image": "a.png", "strength": 1.5}, "strength must be from 0 to 1, got 1.5"),
         ({"image": "a.png", "outpaint": (1, 2, 3)}, "outpaint must be pixels left, above, right"),
         ({"image": "a.png", "outpaint": (-1, 0, 0, 0)}, "each side of outpaint must be"),

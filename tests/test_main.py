@@ -488,7 +488,7 @@ def test_a_picture_is_painted_over_and_says_so(tmp_path: Path) -> None:
             [PROMPT, "--image", "plain.png", "--mask", "small.png"],
             "the mask must be of the image's",
         ),
-        ([PROMPT, "--mask", "small.png"], "mask need an image to paint over"),
+        ([PROMPT, "--mask", "small.png"], "give an image to paint over, or no mask"),
         ([PROMPT, "--outpaint", "1,2"], "must be pixels left, above, right and below"),
         ([PROMPT, "--image", "plain.png", "--image", "small.png"], "several images are for"),
         ([PROMPT, "--interpolate", "3"], "--interpolate needs at least 2 pictures, and 2 prompts"),

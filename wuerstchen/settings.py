@@ -124,7 +124,7 @@ class Settings:
         asked = {"mask": self.mask, "strength": self.strength, "outpaint": any(self.outpaint)}
         given = [name for name, value in asked.items() if value not in (None, False)]
         if self.image is None and given:
-            raise ValueError(f"{' and '.join(given)} need an image to paint over; give image")
+            raise ValueError(f"give an image to paint over, or no {' and no '.join(given)}")
 
     @classmethod
     def from_words(cls, words: Mapping[str, Any], **others: Any) -> "Settings":
