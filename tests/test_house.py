@@ -48,6 +48,7 @@ FLOORS = {
     "pictures": 2,
     "settings": 1,
     "weighting": 1,
+    "writing": 0,
 }
 NEIGHBOURS = {
     # one room that grew too large for a file: checkpoints above clip and sizes above recognise

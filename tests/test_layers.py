@@ -218,7 +218,7 @@ def test_what_others_put_around_a_layer_counts() -> None:
     x, twice, hooked, replaced = normal(3, 6), Adapted(6, 4), nn.Linear(6, 4), nn.Linear(6, 4)
     hooked.register_forward_hook(lambda layer, given, y: 2 * y)
     plain = nn.Linear.forward
-    replaced.forward = lambda x: 2 * plain(replaced, x)  # type: ignore[method-assign]
+    replaced.forward = lambda x: 2 * plain(replaced, x)
     for layer in (twice, hooked, replaced):
         layer.requires_grad_(False)
         assert error(linear(layer, x), 2 * plain(layer, x)) < 1e-6

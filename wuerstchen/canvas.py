@@ -163,7 +163,12 @@ def to_images(pixels: Tensor, size: tuple[int, int] | None = None) -> "list[Imag
     width, height = size or (columns, rows)
     if width > columns or height > rows:
         raise ValueError(f"size must be at most {columns}×{rows}, got {width}×{height}")
-    top, left = (rows - height) // 2, (columns - width) // 2
-    cropped = pixels[:, :, top : top + height, left : left + width]
+    cropped = pixels[:, :, middle(rows, height), middle(columns, width)]
     levels = (cropped.float().clamp(0, 1) * 255).round().to(torch.uint8)
     return [Image.fromarray(image.permute(1, 2, 0).cpu().numpy()) for image in levels]
+
+
+def middle(side: int, kept: int) -> slice:
+    """Return the middle `kept` of `side` pixels."""
+    start = (side - kept) // 2
+    return slice(start, start + kept)

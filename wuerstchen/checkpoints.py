@@ -6,7 +6,6 @@ memory-mapped tensors: nothing is held twice. Every key must fit.
 """
 
 import json
-import os
 import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from .files import CheckpointError, Weights, first_line
 from .placement import Placement
 from .recognise import KINDS, Kind, Recognised, compare, published_names, recognise, wrong_kind
 from .sizes import config_from_entries, config_from_shapes, summary
+from .writing import appearing
 
 __all__ = [
     "KINDS",
@@ -284,21 +284,17 @@ def cast_in_place(tensors: dict[str, Tensor], dtype: torch.dtype) -> None:
 
 
 def write(found: Found, out: Path, metadata: dict[str, str]) -> None:
-    """Write a safetensors file under a temporary name and rename it when it is whole."""
+    """Write a safetensors file."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    part = out.with_name(f".{out.name}.{os.getpid()}.part")
+    tensors = {key: tensor.contiguous() for key, tensor in found.tensors.items()}
     try:
-        save_file(
-            {key: tensor.contiguous() for key, tensor in found.tensors.items()}, part, metadata
-        )
-        shutil.copymode(found.path, part)  # safetensors lets only the owner read
-        part.replace(out)
+        with appearing(out) as part:
+            save_file(tensors, part, metadata)
+            shutil.copymode(found.path, part)  # safetensors lets only the owner read
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             f"{out}: could not be written ({first_line(error)}); nothing was left behind, make "
             "room or choose another folder"
         ) from error
-    finally:
-        part.unlink(missing_ok=True)

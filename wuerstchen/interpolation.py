@@ -13,7 +13,7 @@ from torch import Tensor
 NEARLY_PARALLEL = 0.9995
 
 
-def slerp(start: Tensor, end: Tensor, share: float, dims: int = 1) -> Tensor:
+def slerp(start: Tensor, end: Tensor, share: float, dims: int = 1, centre: float = 0.0) -> Tensor:
     """Return what lies at `share` of the arc from `start` to `end`, same shape.
 
     Lengths change evenly from one to the other. Vectors that are nearly parallel, and zeros, are
@@ -24,9 +24,10 @@ def slerp(start: Tensor, end: Tensor, share: float, dims: int = 1) -> Tensor:
         end: the same shape.
         share: 0 is `start`, 1 is `end`, to the last bit.
         dims: how many of the last dimensions make a vector.
+        centre: of the sphere, in each dimension; -1 for semantic latents 42 z - 1.
     """
     axes = tuple(range(-dims, 0))
-    a, b = start.float(), end.float()
+    a, b = start.float() - centre, end.float() - centre
     tiny = torch.finfo(torch.float32).tiny
     length_a, length_b = (v.square().sum(axes, keepdim=True).sqrt() for v in (a, b))
     unit_a, unit_b = a / length_a.clamp(min=tiny), b / length_b.clamp(min=tiny)
@@ -38,7 +39,7 @@ def slerp(start: Tensor, end: Tensor, share: float, dims: int = 1) -> Tensor:
     round_way = along * torch.lerp(length_a, length_b, share)
     straight = torch.lerp(a, b, share)
     mixed = torch.where(cosine.abs() < NEARLY_PARALLEL, round_way, straight)
-    exact = start if share == 0 else end if share == 1 else mixed
+    exact = start if share == 0 else end if share == 1 else mixed + centre
     return exact.to(start.dtype)
 
 
@@ -60,7 +61,7 @@ def path(stops: int, frames: int) -> Iterator[tuple[int, float]]:
         yield before, way - before
 
 
-def between(stops: Sequence[Tensor], frames: int, dims: int = 1) -> Tensor:
+def between(stops: Sequence[Tensor], frames: int, dims: int = 1, centre: float = 0.0) -> Tensor:
     """Return `frames` tensors along the path through `stops`, each (1, ...), as one (frames, ...).
 
     Raises:
@@ -71,5 +72,8 @@ def between(stops: Sequence[Tensor], frames: int, dims: int = 1) -> Tensor:
             shapes = f"{list(one.shape)} and {list(other.shape)}"
             raise ValueError(f"what lies along a path must be of one shape, got {shapes}")
     return torch.cat(
-        [slerp(stops[i], stops[i + 1], share, dims) for i, share in path(len(stops), frames)]
+        [
+            slerp(stops[i], stops[i + 1], share, dims, centre)
+            for i, share in path(len(stops), frames)
+        ]
     )

@@ -141,7 +141,8 @@ def load(args: argparse.Namespace, *settings: Settings, progress: bool = True) -
 
     from .pipeline import Wuerstchen
 
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # for downloads and stages only
+    # transformers' bars take milliseconds; bars are for downloads and stages
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     where = {name: getattr(args, name) for name in (*SOURCES, "device", "dtype", "offload")}
     model = Wuerstchen.load(**where, progress=progress)
     for source, strength in loras:
@@ -165,9 +166,7 @@ def memory_in_words(model: "Wuerstchen") -> Iterator[None]:
 
 def painted_as(settings: Settings, image: "Image") -> dict[str, Any]:
     """Return the settings that paint `image` again, its size among them."""
-    left, top, right, bottom = settings.outpaint
-    size = {"width": image.width - left - right, "height": image.height - top - bottom}
-    return asdict(settings) | size
+    return asdict(settings.sized(*image.size))
 
 
 def sources(args: argparse.Namespace) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .settings import Settings
+from .writing import appearing
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -34,16 +35,12 @@ def save(image: "Image", output: Path, about: dict[str, Any]) -> Path:
     info = PngInfo()
     info.add_text("parameters", parameters(about))
     info.add_text("wuerstchen", json.dumps(about))
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            image.save(file, format="PNG", pnginfo=info)
-        part.replace(path)
+        with appearing(path) as part:
+            image.save(part, format="PNG", pnginfo=info)
     except OSError as error:
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
-    finally:
-        part.unlink(missing_ok=True)
     return path
 
 

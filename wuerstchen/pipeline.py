@@ -19,7 +19,7 @@ from .compressor import Compressor
 from .files import CheckpointError
 from .interpolation import path, slerp
 from .placement import Placement, place
-from .sampling import from_published, generators, to_published
+from .sampling import LATENT_SHIFT, generators
 from .settings import Settings
 from .sources import is_whole, native_size, published_pair
 from .stage_a import StageA
@@ -215,9 +215,7 @@ class Wuerstchen(Stages):
             return replace(
                 s, width=s.width or self.native_size, height=s.height or self.native_size
             )
-        left, top, right, bottom = s.outpaint
-        width, height = canvas.size
-        return replace(s, width=width - left - right, height=height - top - bottom)
+        return s.sized(*canvas.size)
 
     def _texts(self, asked: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Texts]:
         """Return the features of texts with their weighting, each read once."""
@@ -314,10 +312,5 @@ def mixed(start: Order, end: Order, share: float) -> Order:
     texts = [Texts(*(slerp(a, b, share) for a, b in zip(*pair, strict=True))) for pair in parts]
     semantic = start.semantic
     if semantic is not None and end.semantic is not None:
-        a, b = from_published(semantic), from_published(end.semantic)
-        semantic = (
-            to_published(slerp(a, b, share, dims=3))
-            if 0 < share < 1
-            else (semantic, end.semantic)[int(share)]
-        )
+        semantic = slerp(semantic, end.semantic, share, dims=3, centre=-LATENT_SHIFT)
     return Order(texts[0], texts[1], start.settings, start.canvas, semantic)

@@ -12,13 +12,13 @@ that was interrupted goes on with what is missing.
 import csv
 import io
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from .settings import Settings
+from .writing import appearing
 
 MANIFEST = "manifest.jsonl"
 
@@ -128,9 +128,5 @@ def open_manifest(folder: Path, jobs: Sequence[Sequence[Job]], sources: dict[str
     if not before and taken:
         raise ValueError(f"{folder} holds {taken[0]} of another run; give another --output")
     folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f".{MANIFEST}.{os.getpid()}.part"
-    try:
+    with appearing(path) as part:
         part.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

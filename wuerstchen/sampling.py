@@ -97,9 +97,14 @@ def from_published(latent: Tensor) -> Tensor:
     return (latent + LATENT_SHIFT) / LATENT_SCALE
 
 
+def share_beside(x: Tensor, t: Tensor) -> Tensor:
+    """Return ᾱ at times `t` (N,), of a shape to be multiplied with `x` (N, ...), on its device."""
+    return signal_share(t).to(x.device).view(-1, *[1] * (x.ndim - 1))
+
+
 def add_noise(x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
     """Return `x` (N, ...) mixed with `noise` of the same shape at times `t` (N,)."""
-    alpha = signal_share(t).to(x.device).view(-1, *[1] * (x.ndim - 1))
+    alpha = share_beside(x, t)
     return alpha.sqrt() * x + (1 - alpha).sqrt() * noise
 
 
@@ -163,7 +168,7 @@ def keeping(denoise: Denoiser, known: Tensor, mask: Tensor) -> Denoiser:
     """
 
     def denoise_unknown(x: Tensor, t: Tensor) -> Tensor:
-        alpha = signal_share(t).to(x.device).view(-1, *[1] * (x.ndim - 1))
+        alpha = share_beside(x, t)
         noise = (x - alpha.sqrt() * known) / (1 - alpha).sqrt()
         return torch.lerp(noise, denoise(x, t), mask)
 

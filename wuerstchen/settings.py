@@ -145,6 +145,11 @@ class Settings:
             **others | {name: read_word(name, word, kinds[name]) for name, word in given.items()}
         )
 
+    def sized(self, width: int, height: int) -> "Settings":
+        """Return the settings for an image of this size, what is outpainted included."""
+        left, top, right, bottom = self.outpaint
+        return replace(self, width=width - left - right, height=height - top - bottom)
+
     def alone(self, i: int) -> "Settings":
         """Return the settings that paint image `i` of a batch on its own."""
         later = None if self.decoder_seed is None else self.decoder_seed + i

@@ -6,7 +6,7 @@ import torch
 
 from ...wuerstchen.interpolation import between
 from ...wuerstchen.prompt_files import text_rows
-from ...wuerstchen.sampling import from_published, to_published
+from ...wuerstchen.sampling import LATENT_SHIFT
 from .checks import check_channels
 from .towers import encode
 
@@ -24,9 +24,8 @@ def latents_between(start: dict[str, Any], end: dict[str, Any], frames: int) -> 
         if len(latent["samples"]) != 1:
             count = len(latent["samples"])
             raise ValueError(f"a path leads from one latent to one, got {count}; take one of them")
-    stops = [from_published(latent["samples"].float()) for latent in (start, end)]
-    samples = to_published(between(stops, frames, dims=3))
-    samples[0], samples[-1] = start["samples"][0], end["samples"][0]
+    stops = [latent["samples"].float() for latent in (start, end)]
+    samples = between(stops, frames, dims=3, centre=-LATENT_SHIFT)
     others = {key: value for key, value in start.items() if key != "noise_mask"}
     return {**others, "samples": samples, "batch_index": [0] * frames}
 

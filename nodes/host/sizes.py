@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ...wuerstchen.canvas import middle
 from ...wuerstchen.settings import cells
 
 SIZE = "wuerstchen_size"  # width and height in pixels
@@ -33,5 +34,4 @@ def cropped(pixels: Tensor, latent: dict[str, Any]) -> Tensor:
     width, height = latent.get(SIZE, (columns, rows))
     if (cells(width).pixels, cells(height).pixels) != (columns, rows):
         return pixels
-    top, left = (rows - height) // 2, (columns - width) // 2
-    return pixels[:, top : top + height, left : left + width]
+    return pixels[:, middle(rows, height), middle(columns, width)]

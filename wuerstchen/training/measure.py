@@ -1,6 +1,7 @@
 """How well a model obeys: held-out captions painted with default settings and read by the judge."""
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -40,13 +41,18 @@ def measure(
         ValueError: if `prompts` is below 1.
     """
     check_whole("prompts", prompts, 1)
-    rng = np.random.default_rng(seed)
     score = Score()
-    for i in range(prompts):
-        scene = random_scene(rng, held_out=True)
-        prompt = caption(scene, rng)
+    for i, (scene, prompt) in enumerate(islice(held_out(seed), prompts)):
         (image,) = model.paint(prompt, width=size[0], height=size[1], seed=seed + i)
         pixels = np.asarray(image)
         agreement = agree(scene, judge(pixels))
         score = score.plus(agreement)
         yield Reading(prompt, scene, pixels, agreement, score)
+
+
+def held_out(seed: int) -> Iterator[tuple[Scene, str]]:
+    """Yield scenes that training never showed, each with a caption, without end."""
+    rng = np.random.default_rng(seed)
+    while True:
+        scene = random_scene(rng, held_out=True)
+        yield scene, caption(scene, rng)

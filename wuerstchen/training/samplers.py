@@ -20,6 +20,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from torch import Tensor
 
 from ..pipeline import Wuerstchen
 from ..settings import Settings, check_whole
+from ..writing import appearing
 from .cases import NOISY, PARTS, calls, changes, title
 from .distances import blocks, frechet, path_distance
 from .trial import Trial
@@ -92,7 +94,7 @@ class Table:
 
     def measured(self, part: str, case: Settings) -> Row:
         """Return the row of a case; `right` and `shape` tell of each picture."""
-        trial = self.checked() if part == "presets" else self.trial
+        trial = self.checked if part == "presets" else self.trial
         count, begun = len(trial.scenes), time.process_time()
         z = self.default_z() if part == "stage_b" else trial.compose(case, count)
         vq = trial.develop(z, case)
@@ -112,6 +114,7 @@ class Table:
             self.distances_b(case, vq, pixels) if part == "stage_b" else self.distances_c(case, z)
         )
 
+    @cached_property
     def checked(self) -> Trial:
         """Return the prompts on which the presets are compared with the default."""
         return Trial(self.model, self.scale.checked, self.scale.seed + self.scale.prompts + 1)
@@ -162,18 +165,18 @@ class Table:
         """Return a tensor from the folder, made now unless it was before."""
         file = self.folder / f"{name}.npy"
         if not file.exists():
-            half = self.folder / f"{name}.half.npy"
-            np.save(half, make().numpy())
-            half.replace(file)
+            made = make().numpy()
+            with appearing(file) as part, part.open("wb") as opened:
+                np.save(opened, made)
         return torch.from_numpy(np.load(file))
 
     def kept_json(self, name: str, make: Callable[[], Row]) -> Row:
         """Return a row from the folder, made now unless it was before."""
         file = self.folder / f"{name}.json"
         if not file.exists():
-            half = file.with_suffix(".half")
-            half.write_text(json.dumps(make()) + "\n", encoding="utf-8")
-            half.replace(file)
+            made = json.dumps(make())
+            with appearing(file) as part:
+                part.write_text(made + "\n", encoding="utf-8")
         row: Row = json.loads(file.read_text(encoding="utf-8"))
         return row
 

@@ -4,8 +4,8 @@ z are semantic latents of unit variance, (N, 16, h, w).
 """
 
 from collections.abc import Callable
+from itertools import islice
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -15,8 +15,7 @@ from ..sampling import from_published, generators, to_published
 from ..settings import Settings
 from .judge import agree, judge
 from .look import to_bytes
-from .shapes import random_scene
-from .wording import caption
+from .measure import held_out
 
 BATCH = 20
 FAR = 10**6  # between the seeds of runs that share no noise
@@ -26,12 +25,8 @@ class Trial:
     """Held-out prompts, those of `measure`, with their features, scenes and seeds."""
 
     def __init__(self, model: Wuerstchen, prompts: int, seed: int) -> None:
-        rng = np.random.default_rng(seed)
         self.model, self.seed = model, seed
-        self.scenes, captions = [], []
-        for _ in range(prompts):
-            self.scenes.append(random_scene(rng, held_out=True))
-            captions.append(caption(self.scenes[-1], rng))
+        self.scenes, captions = zip(*islice(held_out(seed), prompts), strict=True)
         self.text, self.unwanted = model.encode_text(captions), model.encode_text([""])
 
     def compose(self, s: Settings, count: int, run: int = 0) -> Tensor:

@@ -1,0 +1,23 @@
+"""Files that appear under their names only when all of them is written."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def appearing(path: Path) -> Iterator[Path]:
+    """Give a path to write to, beside `path`; what is there gets this name when the block ends.
+
+    If the block fails, or nothing can be renamed, nothing is left behind.
+
+    Raises:
+        OSError: if it cannot be renamed.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
