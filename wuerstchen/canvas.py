@@ -9,6 +9,7 @@ is kept; outside the mask the result has the given pixels, to the last bit.
 Shapes: N batch, H W pixels, multiples of 128; h w semantic cells.
 """
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,6 +74,15 @@ def canvas_for(settings: Settings) -> Canvas:
     left, top, right, bottom = settings.outpaint
     around = (left, right, top, bottom)
     return bordered(F.pad(pixels, around, mode="replicate"), F.pad(anew, around, value=1.0))
+
+
+def given(settings: Settings) -> Hashable:
+    """Return what settings have in common that ask for the same canvas."""
+    named = [
+        source if source is None or isinstance(source, (str, Path)) else id(source)
+        for source in (settings.image, settings.mask)
+    ]
+    return *named, settings.width, settings.height, tuple(settings.outpaint)
 
 
 def bordered(pixels: Tensor, mask: Tensor) -> Canvas:

@@ -5,14 +5,13 @@ An option counts as it is given; what is not given comes from --preset, then fro
 """
 
 import argparse
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from . import __version__
 from .pictures import facts_of
-from .settings import PRESETS, SAMPLERS, Settings, check_choice
+from .settings import PRESETS, SAMPLERS, Settings, check_choice, number, sides, whole
 
 EXAMPLES = """\
 examples:
@@ -152,7 +151,7 @@ def add_prompt_options(group: Any) -> None:
     group.add_argument(
         "--interpolate",
         metavar="N",
-        type=whole,
+        type=said(whole),
         help="N pictures along the path from the first prompt (or --image) to the last",
     )
     group.add_argument(
@@ -167,33 +166,33 @@ def add_prompt_options(group: Any) -> None:
 def add_picture_options(group: Any) -> None:
     """Add how many pictures, how large, and which."""
     side = "pixels, at least 128; default: the model's native size, or that of --image"
-    group.add_argument("--width", metavar="N", type=whole, help=side)
-    group.add_argument("--height", metavar="N", type=whole, help=side)
+    group.add_argument("--width", metavar="N", type=said(whole), help=side)
+    group.add_argument("--height", metavar="N", type=said(whole), help=side)
     group.add_argument(
         "--batch",
         metavar="N",
-        type=whole,
+        type=said(whole),
         default=Settings.batch,
         help="pictures per prompt; picture i (from 0) is the one of seed + i (default: 1)",
     )
     group.add_argument(
         "--seed",
         metavar="N",
-        type=whole,
+        type=said(whole),
         default=Settings.seed,
         help="of the first picture (default: 0)",
     )
     group.add_argument(
         "--decoder-seed",
         metavar="N",
-        type=whole,
+        type=said(whole),
         help="a seed of its own for Stage B: other details of the same composition "
         "(default: Stage B goes on with Stage C's generator)",
     )
     group.add_argument(
         "--tile",
         metavar="N",
-        type=whole,
+        type=said(whole),
         help="side in pixels of what Stages B and A do at once: less memory for large pictures "
         "(default: all at once)",
     )
@@ -211,7 +210,7 @@ def add_image_options(group: Any) -> None:
     group.add_argument(
         "--strength",
         metavar="X",
-        type=number,
+        type=said(number),
         help="how much is painted anew: 1 is all, 0 only decodes the picture's semantic latent "
         "(default: 0.7; with --mask or --outpaint 1)",
     )
@@ -223,14 +222,14 @@ def add_image_options(group: Any) -> None:
     group.add_argument(
         "--outpaint",
         metavar="L,T,R,B",
-        type=sides,
+        type=said(sides),
         default=Settings.outpaint,
         help="pixels to add to --image left, above, right and below",
     )
     group.add_argument(
         "--feather",
         metavar="N",
-        type=whole,
+        type=said(whole),
         default=Settings.feather,
         help="pixels within the mask along which new ones take over (default: 16)",
     )
@@ -246,7 +245,7 @@ def add_quality_options(group: Any) -> None:
     group.add_argument(
         "--steps",
         metavar="N",
-        type=whole,
+        type=said(whole),
         help="of Stage C, evenly spaced (default: the published list of 29)",
     )
     group.add_argument(
@@ -258,7 +257,7 @@ def add_quality_options(group: Any) -> None:
     group.add_argument(
         "--decoder-steps",
         metavar="N",
-        type=whole,
+        type=said(whole),
         default=Settings.decoder_steps,
         help="of Stage B (default: 12)",
     )
@@ -294,7 +293,7 @@ def add_guidance_options(group: Any) -> None:
     for flag, (name, metavar, about) in rows.items():
         default = getattr(Settings, name)
         group.add_argument(
-            flag, dest=name, metavar=metavar, type=number, default=default, help=about
+            flag, dest=name, metavar=metavar, type=said(number), default=default, help=about
         )
 
 
@@ -312,29 +311,13 @@ def add_output_options(group: Any) -> None:
     group.add_argument("--grid", action="store_true", help="also write all pictures on one sheet")
 
 
-def whole(text: str) -> int:
-    """Return the whole number in `text`."""
-    try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be a whole number, got {text!r}") from None
+def said(read: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Return a reader of a word whose refusals the parser hands on."""
 
+    def read_or_refuse(text: str) -> Any:
+        try:
+            return read(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
 
-def number(text: str) -> float:
-    """Return the finite number in `text`."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
-    if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"must be a finite number, got {text!r}")
-    return value
-
-
-def sides(text: str) -> tuple[int, ...]:
-    """Return the four numbers in `text`."""
-    numbers = tuple(whole(part) for part in text.split(","))
-    if len(numbers) != 4:
-        about = "must be pixels left, above, right and below, such as 64,0,64,0"
-        raise argparse.ArgumentTypeError(f"{about}, got {text!r}")
-    return numbers
+    return read_or_refuse

@@ -129,14 +129,13 @@ def paint_file(args: argparse.Namespace, settings: Settings) -> Iterator[str]:
 
 def load(args: argparse.Namespace, *settings: Settings, progress: bool = True) -> "Wuerstchen":
     """Return the model with its LoRAs, once all that settings name is there and fits."""
-    from .canvas import canvas_for
+    from .canvas import canvas_for, given
 
     loras = [parse_lora(text) for text in args.lora]
     for source in filter(None, (args.prior, args.decoder, args.stage_a, args.compressor)):
         parse_blend(source)  # refuses one that makes no sense
-    for one in dict.fromkeys(settings):
-        if one.image is not None:
-            canvas_for(one)
+    for one in {given(one): one for one in settings if one.image is not None}.values():
+        canvas_for(one)
     from transformers.utils import logging
 
     from .pipeline import Wuerstchen

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from .canvas import Canvas, canvas_for, to_images
+from .canvas import Canvas, canvas_for, given, to_images
 from .checkpoints import load_network, load_text_tower
 from .compressor import Compressor
 from .files import CheckpointError
@@ -188,7 +188,7 @@ class Wuerstchen(Stages):
         settings: Settings | Sequence[Settings] | None,
         changes: dict[str, Any],
     ) -> list[Order]:
-        """Return an order per image, in their order, with each text read once."""
+        """Return an order per image, in their order, with each text and each picture read once."""
         if settings is None or isinstance(settings, Settings):
             prompts = [prompts] if isinstance(prompts, str) else list(prompts)
             settings = [settings or Settings()] * len(prompts)
@@ -200,14 +200,24 @@ class Wuerstchen(Stages):
         chosen = [replace(one, **changes) for one in settings]
         asked = zip(prompts, chosen, strict=True)
         known = self._texts([(t, s.weighting) for prompt, s in asked for t in (prompt, s.negative)])
+        canvases: dict[Any, tuple[Canvas | None, Tensor | None]] = {}
+        for s in chosen:
+            if given(s) not in canvases:
+                canvases[given(s)] = self._canvas(s)
         orders: list[Order] = []
         for prompt, s in zip(prompts, chosen, strict=True):
             texts, unwanted = known[prompt, s.weighting], known[s.negative, s.weighting]
-            canvas = None if s.image is None else canvas_for(s)
-            semantic = None if canvas is None else self.encode_semantic(canvas.pixels)
+            canvas, semantic = canvases[given(s)]
             alone = [self._sized(s, canvas).alone(i) for i in range(s.batch)]
             orders += [Order(texts, unwanted, one, canvas, semantic) for one in alone]
         return orders
+
+    def _canvas(self, s: Settings) -> tuple[Canvas | None, Tensor | None]:
+        """Return what is painted over and its semantic latent, if anything is."""
+        if s.image is None:
+            return None, None
+        canvas = canvas_for(s)
+        return canvas, self.encode_semantic(canvas.pixels)
 
     def _sized(self, s: Settings, canvas: Canvas | None) -> Settings:
         """Return settings with the size that an image will have, before it is outpainted."""

@@ -4,7 +4,7 @@ Nothing heavy is imported here, so that a wrong number is refused at once.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
@@ -137,7 +137,7 @@ class Settings:
         Raises:
             ValueError: if a name is unknown or a value cannot be read.
         """
-        kinds = {field.name: str(field.type) for field in fields(cls)}
+        kinds = {field.name: field.type for field in fields(cls)}
         for name in words:
             check_choice("a setting", name, list(kinds))
         given = {name: word for name, word in words.items() if word not in (None, "")}
@@ -202,23 +202,69 @@ def vq_cells(semantic_cells: int) -> int:
     return semantic_cells // 3 * 32
 
 
-def read_word(name: str, word: Any, kind: str) -> Any:
-    """Return the value of a setting of the type `kind`, in Python's words, that a file holds.
+def whole(word: Any) -> int:
+    """Return the whole number that a word of a file or of the command line says.
+
+    Raises:
+        ValueError: if it says none.
+    """
+    try:
+        return int(str(word))
+    except ValueError:
+        raise ValueError(f"must be a whole number, got {word!r}") from None
+
+
+def number(word: Any) -> float:
+    """Return the finite number that a word says.
+
+    Raises:
+        ValueError: if it says none.
+    """
+    try:
+        value = float(str(word))
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"must be a finite number, got {word!r}")
+    return value
+
+
+def sides(word: Any) -> tuple[int, ...]:
+    """Return the four whole numbers of a list, or of a word with commas between them.
+
+    Raises:
+        ValueError: if it has others.
+    """
+    try:
+        numbers = tuple(map(whole, word.split(",") if isinstance(word, str) else word))
+    except (TypeError, ValueError):
+        numbers = ()
+    if len(numbers) != 4:
+        about = "must be pixels left, above, right and below, such as 64,0,64,0"
+        raise ValueError(f"{about}, got {word!r}")
+    return numbers
+
+
+# by the types of `Settings`; what is not here is text
+READERS: dict[Any, Callable[[Any], Any]] = {
+    int: whole,
+    int | None: whole,
+    float: number,
+    float | None: number,
+    tuple[int, int, int, int]: sides,
+}
+
+
+def read_word(name: str, word: Any, kind: Any) -> Any:
+    """Return the value of a setting of the type `kind` that a file holds.
 
     Raises:
         ValueError: if the word is no such value.
     """
     try:
-        if "tuple" in kind:
-            parts = word.split(",") if isinstance(word, str) else word
-            return tuple(int(str(part)) for part in parts)
-        if "int" in kind:
-            return int(str(word))
-        return float(str(word)) if "float" in kind else str(word)
-    except (TypeError, ValueError):
-        wanted = "4 whole numbers" if "tuple" in kind else "a number"
-        wanted = "a whole number" if "int" in kind and "tuple" not in kind else wanted
-        raise ValueError(f"{name} must be {wanted}, got {word!r}") from None
+        return READERS.get(kind, str)(word)
+    except ValueError as error:
+        raise ValueError(f"{name} {error}") from None
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:

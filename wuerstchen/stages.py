@@ -36,7 +36,7 @@ from .sampling import (
     uniform_times,
     within,
 )
-from .settings import cells, check_choice, vq_cells
+from .settings import VQ_PIXELS, cells, check_choice, vq_cells
 from .sources import NATIVE_SIZE
 from .stage_a import StageA
 from .stage_b import StageB
@@ -235,9 +235,6 @@ class Stages:
                 f"one generator per semantic latent, got {len(rows)} for {len(semantic)}"
             )
         height, width = size = vq_cells(semantic.shape[2]), vq_cells(semantic.shape[3])
-        windows = (
-            [] if tile is None else cover(size, tile // 4, multiple=self.stage_b.config.granularity)
-        )
         features = self._conditions(self.decoder_text, text, unwanted, guidance, len(rows))
         semantic = semantic.to(self.placement.device, torch.float32)
         if guidance > 1:
@@ -246,14 +243,14 @@ class Stages:
             step, prepare = self.stage_b.step, self.stage_b.prepare
             shares = zip(features, semantic.chunk(len(features)), strict=True)
             constants = [prepare(*share, size) for share in shares]
-            denoise = in_turn([partial(step, constants=one) for one in constants])
-            if tile is not None:
+            if tile is None:
+                denoise = in_turn([partial(step, constants=one) for one in constants])
+            else:
+                windows = cover(size, tile // VQ_PIXELS, multiple=self.stage_b.config.granularity)
+                parts = [[cut(one, size, window) for one in constants] for window in windows]
                 denoise = tiled(
                     windows,
-                    [
-                        in_turn([partial(step, constants=cut(one, size, w)) for one in constants])
-                        for w in windows
-                    ],
+                    [in_turn([partial(step, constants=one) for one in part]) for part in parts],
                 )
             if guidance > 1:
                 denoise = guided(denoise, guidance)
