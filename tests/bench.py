@@ -29,7 +29,6 @@ from tests import test_stage_a, test_stage_b, test_stage_c
 from tests.bench_tools import Bench, Call, Row, operations, to_meta
 from tests.peers import in_dtype, mean_error, random_weights, share_weights
 from wuerstchen import StageA, StageAConfig, StageB, StageBConfig, StageC, StageCConfig
-from wuerstchen.placement import Placement
 from wuerstchen.sampling import guided, published_times
 from wuerstchen.settings import cells
 from wuerstchen.text import TextTower
@@ -89,7 +88,7 @@ def text(bench: Bench, shapes: Shapes) -> Iterator[Row]:
         share_weights(shared(bench, random_weights(network.state_dict())), network)
         embeddings = next(part for part in network.modules() if hasattr(part, "position_ids"))
         embeddings.position_ids = torch.arange(77, device=bench.device)[None]
-        tower = TextTower(network, tokenizer, Placement(device=bench.device, dtype=bench.dtype))
+        tower = TextTower(network, tokenizer, bench.placement)
 
         @torch.no_grad()
         def theirs(network: Any = network) -> Tensor:
@@ -132,13 +131,14 @@ def stage_c(bench: Bench, shapes: Shapes) -> Iterator[Row]:
         row.flops["theirs"] = operations(partial(empty_peer, many, times, long))
         denoise = guided(partial(ours.step, constants=ours.prepare(features)), GUIDANCE)
         half = x.to(bench.dtype), t.to(bench.dtype), features
-        yield compare(
-            bench,
-            row,
-            partial(denoise, x, t),
-            partial(peer, theirs, *half),
-            partial(peer, fast, *half) if fast is not None else None,
-        )
+        with bench.placement.running(ours):
+            yield compare(
+                bench,
+                row,
+                partial(denoise, x, t),
+                partial(peer, theirs, *half),
+                partial(peer, fast, *half) if fast is not None else None,
+            )
         row = bench.row("stage_c", "Stage C, preparation", size, n, peer="")
         row.flops["ours"] = operations(partial(empty.prepare, long))
         yield bench.race(row, {"ours": partial(ours.prepare, features)})
@@ -166,13 +166,14 @@ def stage_b(bench: Bench, shapes: Shapes) -> Iterator[Row]:
         row.flops["theirs"] = operations(partial(empty_peer, many, times, narrow, long))
         prepare = partial(ours.prepare, features, effnet, (side, side))
         half = [part.to(bench.dtype) for part in (x, t, effnet, features)]
-        yield compare(
-            bench,
-            row,
-            partial(ours.step, x, t, prepare()),
-            partial(theirs, *half),
-            partial(fast, *half) if fast is not None else None,
-        )
+        with bench.placement.running(ours):
+            yield compare(
+                bench,
+                row,
+                partial(ours.step, x, t, prepare()),
+                partial(theirs, *half),
+                partial(fast, *half) if fast is not None else None,
+            )
         row = bench.row("stage_b", "Stage B, preparation", size, n, peer="")
         row.flops["ours"] = operations(partial(empty.prepare, long, narrow, (side, side)))
         yield bench.race(row, {"ours": prepare})
@@ -199,7 +200,8 @@ def stage_a(bench: Bench, shapes: Shapes) -> Iterator[Row]:
         row = bench.row("stage_a", "Stage A, decoding", size, n)
         count = operations(partial(empty.decode, *to_meta([latent])))
         row.flops = {"ours": count, "theirs": count}
-        yield compare(bench, row, partial(decode, x), partial(peer, x))
+        with bench.placement.running(ours):
+            yield compare(bench, row, partial(decode, x), partial(peer, x))
 
 
 def whole(bench: Bench, shapes: Shapes) -> Iterator[Row]:

@@ -62,9 +62,7 @@ def fresh(program: str) -> None:
 def load(bench: Bench) -> Iterator[Row]:
     """Yield loading Stage C, each number of it looked at once, from a disk with an empty cache."""
     from wuerstchen.checkpoints import load_network
-    from wuerstchen.placement import Placement
 
-    placement = Placement(device=bench.device, dtype=bench.dtype)
     config = test_stage_c.StageCConfig()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -77,7 +75,7 @@ def load(bench: Bench) -> Iterator[Row]:
         os.sync()
 
         def ours() -> None:
-            look_at(load_network(folder, "stage_c", placement))
+            look_at(load_network(folder, "stage_c", bench.placement))
 
         def theirs() -> None:
             network = kind.from_pretrained(folder, torch_dtype=bench.dtype)

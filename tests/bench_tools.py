@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from wuerstchen.placement import DTYPES
+from wuerstchen.placement import DTYPES, Placement
 
 Call = Callable[[], Any]
 MOST = 15  # rounds
@@ -95,6 +95,7 @@ class Bench:
         """
         self.device = torch.device(device)
         self.dtype_name, self.dtype = dtype, DTYPES[dtype]
+        self.placement = Placement(device=self.device, dtype=self.dtype)
         self.seconds, self.rounds, self.compiles = seconds, rounds, compiles
         self.clock = time.process_time if processor_time else time.perf_counter
         self.name = device_name(self.device) + (", processor time" if processor_time else "")
@@ -180,8 +181,13 @@ def fastest_product(bench: Bench) -> tuple[Call, float, dict[str, float]]:
     a, b = (torch.randn(n, n, device=bench.device).to(bench.dtype) for _ in range(2))
     kinds: dict[str, Call] = {"plain product": lambda: a @ b}
     if bench.device.type == "cpu" and torch.backends.mkldnn.is_available():
-        product = torch.ops.mkldnn._linear_pointwise
+        product, order = (
+            torch.ops.mkldnn._linear_pointwise,
+            torch.ops.mkldnn._reorder_linear_weight,
+        )
+        kept = order(b, n)
         kinds["oneDNN product"] = lambda: product(a, b, None, "none", [], "")
+        kinds["oneDNN product, packed"] = lambda: product(a, kept, None, "none", [], "")
     flops = 2.0 * n**3
     speeds = {name: flops / min(bench.time(call) for _ in range(6)) for name, call in kinds.items()}
     return kinds[max(speeds, key=lambda name: speeds[name])], flops, speeds

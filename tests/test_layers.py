@@ -14,6 +14,7 @@ from wuerstchen.arithmetic import (
     attend,
     linear,
     norm_over_map,
+    packing,
     product,
     takes_onednn,
 )
@@ -222,6 +223,27 @@ def test_what_others_put_around_a_layer_counts() -> None:
     for layer in (twice, hooked, replaced):
         layer.requires_grad_(False)
         assert error(linear(layer, x), 2 * plain(layer, x)) < 1e-6
+
+
+@pytest.mark.skipif(not ONEDNN, reason="oneDNN does not know this processor, or is not there")
+@pytest.mark.parametrize("dtype", ONEDNN)
+def test_packed_weights_multiply_to_the_last_bit_and_are_dropped(dtype: torch.dtype) -> None:
+    layer = nn.Linear(96, 200).to(dtype).requires_grad_(False)
+    x, few, plus = (normal(2, 9, count).to(dtype) for count in (96, 64, 200))
+
+    def results() -> list[Tensor]:
+        some = linear(layer, few, columns=slice(64), plus=plus)
+        return [linear(layer, x), linear(layer, x, activate=True), linear(layer, x[:1]), some]
+
+    plain = results()
+    assert mean_error(plain[-1], few @ layer.weight[:, :64].T + layer.bias + plus) < 0.01
+    with packing(nn.Sequential(layer)):
+        for _ in range(2):
+            assert all(map(torch.equal, results(), plain))
+        assert sorted(w.shape[1] for w, _ in layer.packed.values() if w.is_mkldnn) == [64, 96]
+    assert not hasattr(layer, "packed")
+    layer.weight.mul_(2)
+    assert error(linear(layer, x), layer(x)) < 1e-2
 
 
 @pytest.mark.parametrize(("own", "tokens"), [(7, 1), (7, 5), (2 * BAND + 3, 90)])

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from wuerstchen.arithmetic import ONEDNN
 from wuerstchen.placement import Offload, Placement, choose_device, choose_dtype, place
 from wuerstchen.stage_a import StageA, StageAConfig
 from wuerstchen.stage_b import StageB, StageBConfig
@@ -53,6 +54,21 @@ def outputs(placement: Placement) -> list[torch.Tensor]:
 def test_offload_does_not_change_what_a_network_says(offload: Offload) -> None:
     for wanted, found in zip(outputs(placed("none")), outputs(placed(offload)), strict=True):
         assert torch.equal(wanted, found)
+
+
+@torch.no_grad()
+@pytest.mark.skipif(not ONEDNN, reason="oneDNN does not know this processor, or is not there")
+@pytest.mark.parametrize(("offload", "copies"), [("none", True), ("stage", False)])
+def test_a_cpu_keeps_packed_weights_for_a_run_unless_memory_is_short(
+    offload: Offload, copies: bool
+) -> None:
+    placement = placed(offload)
+    network = placement.settle(StageC(SMALL_C, ops=placement.ops))
+    first, out = network.blocks[0].channelwise[0], network.blocks[0].channelwise[-1]
+    with placement.running(network):
+        network(torch.ones(1, 4, 3, 3), torch.ones(1), torch.ones(1, 5, 8))
+        assert all(bool(getattr(layer, "packed", None)) == copies for layer in (first, out))
+    assert not any(hasattr(layer, "packed") for layer in network.modules())
 
 
 @pytest.mark.parametrize("offload", ["none", "stage", "layer"])

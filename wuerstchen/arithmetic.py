@@ -3,31 +3,47 @@
 On a CPU that is not the way it takes by itself. Its own float32 product is half as fast as oneDNN's
 where MKL does not use the processor's widest registers; its fused attention reaches a fifth of a
 product's speed; its norm over a map walks through memory column by column. Here oneDNN multiplies,
-attention goes head by head, a norm band by band: the numbers are the same. oneDNN knows no gradients:
-where they are asked for, and on other devices, PyTorch goes its own way.
+attention goes head by head, a norm band by band: the numbers are the same. oneDNN packs weights in an
+order of its own for each product; within a run (`packing`) they are packed once. It knows no
+gradients: where they are asked for, and on other devices, PyTorch goes its own way.
 
 Shapes: N batch, C channels, H W rows and columns of a map, L tokens, d features of a head.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-HAS_ONEDNN = hasattr(torch.ops.mkldnn, "_linear_pointwise")
+HAS_ONEDNN = all(
+    hasattr(torch.ops.mkldnn, name) for name in ("_linear_pointwise", "_reorder_linear_weight")
+)
 ONEDNN = {  # what oneDNN multiplies well here
     "AVX512": (torch.float32, torch.bfloat16),
     "AVX2": (torch.float32,),
 }.get(torch.backends.cpu.get_cpu_capability() if HAS_ONEDNN else "", ())
 WORTHWHILE = 2**16  # scores of a head per thread
 BAND = 1024  # positions of a map at once, so that they stay in a CPU's cache
+ALL = slice(None)
 
 
-def linear(layer: Any, x: Tensor, *, activate: bool = False, plus: Tensor | None = None) -> Tensor:
-    """Return what `layer` makes of `x` (..., D), then its GELU or its sum with `plus`, if asked."""
-    if is_plain(layer) and takes_onednn(x, layer.weight):
-        return product(x, *fetched(layer, x), activate=activate, plus=plus)
+def linear(
+    layer: Any,
+    x: Tensor,
+    *,
+    columns: slice = ALL,
+    activate: bool = False,
+    plus: Tensor | None = None,
+) -> Tensor:
+    """Return what `layer` makes of `x` (..., D), then its GELU or its sum with `plus`, if asked.
+
+    `x` may hold only some of the layer's input features, its `columns`.
+    """
+    if columns != ALL or (is_plain(layer) and takes_onednn(x, layer.weight)):
+        return product(x, *packed(layer, x, columns), activate=activate, plus=plus)
     return finished(layer(x), activate, plus)
 
 
@@ -49,7 +65,8 @@ def product(
     if not takes_onednn(x, weight):
         return finished(F.linear(x, weight, bias), activate, plus)
     fused: Any = torch.ops.mkldnn._linear_pointwise
-    weight = weight.contiguous()  # a thousand times slower without
+    if not weight.is_mkldnn:
+        weight = weight.contiguous()  # a thousand times slower without
     y: Tensor
     if plus is not None:
         y = fused.binary(x, plus, weight, bias, "add")
@@ -94,7 +111,45 @@ def norm_over_map(x: Tensor) -> Tensor:
     return sums.sum(dim=0).sqrt()[:, None, None]
 
 
-def fetched(layer: Any, like: Tensor, columns: slice = slice(None)) -> tuple[Tensor, Tensor]:
+@contextmanager
+def packing(network: nn.Module) -> Iterator[None]:
+    """Have the layers of `network`, whose weights stay as they are, keep them packed for a run."""
+    keep_packed(network)
+    try:
+        yield
+    finally:
+        drop_packed(network)
+
+
+def keep_packed(network: nn.Module) -> None:
+    """Have each linear layer keep, from its next product on, its weight in oneDNN's order too."""
+    for layer in network.modules():
+        if isinstance(layer, nn.Linear) and not hasattr(layer, "packed"):
+            vars(layer)["packed"] = {}
+
+
+def drop_packed(network: nn.Module) -> None:
+    """Have the layers forget what they kept."""
+    for layer in network.modules():
+        vars(layer).pop("packed", None)
+
+
+def packed(layer: Any, like: Tensor, columns: slice = ALL) -> tuple[Tensor, Tensor]:
+    """Return `fetched`, the weight in oneDNN's order if the layer keeps it so."""
+    kept = getattr(layer, "packed", None)
+    if kept is None or not takes_onednn(like, layer.weight):
+        return fetched(layer, like, columns)
+    key = (columns.start, columns.stop, like.dtype)
+    if key not in kept:
+        weight, bias = fetched(layer, like, columns)
+        rows = like.numel() // like.shape[-1]
+        order: Any = torch.ops.mkldnn._reorder_linear_weight
+        kept[key] = order(weight.contiguous(), rows), bias
+    found: tuple[Tensor, Tensor] = kept[key]
+    return found
+
+
+def fetched(layer: Any, like: Tensor, columns: slice = ALL) -> tuple[Tensor, Tensor]:
     """Return weight and bias of `layer` on the device and in the dtype of `like`.
 
     Of the weight only `columns` are taken, those of some input features, and only they are moved.

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .arithmetic import attend, fetched, linear, norm_over_map, product
+from .arithmetic import attend, linear, norm_over_map, product
 
 EPS = 1e-6
 
@@ -29,7 +29,7 @@ class KeysValues(NamedTuple):
 class Share(NamedTuple):
     """What a constant map adds to the first product of a `ResBlock`.
 
-    `features` (N, H, W, c) times `weight` (4 C, c), plus `bias` (4 C).
+    `features` (N, H, W, c) times `weight` (4 C, c), plus `bias` (4 C), which is beside the block's.
     """
 
     features: Tensor
@@ -72,8 +72,7 @@ class ResBlock(nn.Module):
             y = linear(expand, y, activate=True)
         else:
             constant = product(share.features, share.weight, share.bias)
-            own, _ = fetched(expand, y, slice(y.shape[-1]))
-            y = F.gelu(product(y, own, plus=constant))
+            y = F.gelu(linear(expand, y, columns=slice(y.shape[-1]), plus=constant))
         return to_map(linear(contract, dropout(norm(y)), plus=to_rows(x)))
 
 

@@ -2,7 +2,7 @@
 
 A `Placement` is given to whoever builds a network. Three policies say where weights rest:
 
-    none   on the device, all the time: fastest
+    none   on the device, all the time: fastest; a CPU keeps a second copy of a network that runs
     stage  on the CPU; the whole network is on the device while its stage runs
     layer  on the CPU; each layer's weights are on the device while that layer runs: least memory
 
@@ -11,13 +11,15 @@ device, since running a network does not change them.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from .arithmetic import packing
 
 Network = TypeVar("Network", bound=nn.Module)
 Offload = Literal["none", "stage", "layer"]
@@ -60,7 +62,8 @@ class Placement:
         """
         stays = self.offload == "none" or self.device == CPU
         if stays or (self.offload == "layer" and is_streamed(network)):
-            yield
+            with packing(network) if self.offload == "none" else nullcontext():
+                yield
             return
         rest = weights(network)
         try:

@@ -249,9 +249,8 @@ def prepare_block(
         return None
     exact = features.float()
     narrow, offset = fetched(mapper, exact)
-    wide, bias = fetched(block.channelwise[0], exact, slice(-len(narrow), None))
-    weight = wide @ narrow.flatten(1)
-    bias = torch.addmv(bias, wide, offset)
+    wide, _ = fetched(block.channelwise[0], exact, slice(-len(narrow), None))
+    weight, bias = wide @ narrow.flatten(1), wide @ offset
     return Share(features, weight.to(features), bias.to(features))
 
 

@@ -20,6 +20,7 @@ import comfy.utils
 import torch
 from torch import Tensor
 
+from ...wuerstchen.arithmetic import drop_packed, keep_packed
 from ...wuerstchen.checkpoints import load_network
 from ...wuerstchen.placement import DTYPES
 from ...wuerstchen.stage_b import StageB
@@ -63,8 +64,9 @@ def diffusion_model(
 
 
 def forget(patcher: Any) -> None:
-    """Drop the constants of the run that ends, be it by an error."""
+    """Drop what was kept for the run that ends, be it by an error."""
     patcher.model.run.clear()
+    drop_packed(patcher.model.diffusion_model)
 
 
 class FamilyC(comfy.supported_models_base.BASE):
@@ -163,11 +165,13 @@ class Model(comfy.model_base.BaseModel):
     def constants(self, parts: "Sequence[Given]") -> Constants:
         """Return the constants of one call of the network, prepared once per run.
 
-        With hooks the weights may change at any step, and the constants with them.
+        With hooks the weights may change at any step, and what is made of them too.
         """
         key = tuple((part.source, part.batch, part.area) for part in parts)
         if key in self.run:
             return self.run[key]
+        lasts = all(part.lasts for part in parts)
+        (keep_packed if lasts else drop_packed)(self.diffusion_model)
         first, text = parts[0], torch.cat([part.repeated(part.cond) for part in parts])
         if first.semantic is None:
             constants = Constants(self.diffusion_model.prepare(text))
@@ -176,7 +180,7 @@ class Model(comfy.model_base.BaseModel):
             constants = Constants(
                 self.diffusion_model.prepare(text, semantic, first.sides, first.area)
             )
-        if all(part.lasts for part in parts):
+        if lasts:
             self.run[key] = constants
         return constants
 
