@@ -29,6 +29,7 @@ from tests import test_stage_a, test_stage_b, test_stage_c
 from tests.bench_tools import Bench, Call, Row, operations, to_meta
 from tests.peers import in_dtype, mean_error, random_weights, share_weights
 from wuerstchen import StageA, StageAConfig, StageB, StageBConfig, StageC, StageCConfig
+from wuerstchen.compiling import compile_blocks
 from wuerstchen.sampling import guided, published_times
 from wuerstchen.settings import cells
 from wuerstchen.text import TextTower
@@ -64,6 +65,13 @@ def compiled(bench: Bench, network: Any) -> Any:
     if not bench.compiles:
         return None
     return torch.compile(network, mode="reduce-overhead", fullgraph=True)
+
+
+def ready(bench: Bench, network: Any) -> Any:
+    """Return a network of ours, its blocks compiled if that is asked."""
+    if bench.compiles:
+        compile_blocks(network)
+    return network
 
 
 def text(bench: Bench, shapes: Shapes) -> Iterator[Row]:
@@ -109,7 +117,7 @@ def stage_c(bench: Bench, shapes: Shapes) -> Iterator[Row]:
     """Yield Stage C's guided step, and its preparation."""
     config = StageCConfig()
     weights = shared(bench, test_stage_c.make_weights(config))
-    ours = test_stage_c.make(config, weights)
+    ours = ready(bench, test_stage_c.make(config, weights))
     theirs = test_stage_c.make_peer(config, weights)
     fast = compiled(bench, theirs)
     with torch.device("meta"):
@@ -148,7 +156,7 @@ def stage_b(bench: Bench, shapes: Shapes) -> Iterator[Row]:
     """Yield Stage B's step, which is not guided, and its preparation."""
     config = StageBConfig()
     weights = shared(bench, test_stage_b.make_weights(config))
-    ours = test_stage_b.make(config, weights)
+    ours = ready(bench, test_stage_b.make(config, weights))
     theirs = test_stage_b.make_peer(config, weights)
     test_stage_b.build_peer.cache_clear()
     fast = compiled(bench, theirs)
@@ -183,7 +191,7 @@ def stage_a(bench: Bench, shapes: Shapes) -> Iterator[Row]:
     """Yield Stage A's decoding, one by one as the pipeline does."""
     config = StageAConfig()
     weights = shared(bench, test_stage_a.make_weights(config))
-    ours = test_stage_a.make(config, weights)
+    ours = ready(bench, test_stage_a.make(config, weights))
     theirs = test_stage_a.make_peer(config, weights)
     with torch.device("meta"):
         empty = StageA(config)
@@ -265,7 +273,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help="on the CPU")
     parser.add_argument("--seconds", type=float, default=20, help="for the rounds of a row")
     parser.add_argument("--rounds", type=int, default=3, help="of a row at least")
-    parser.add_argument("--compile", action="store_true", help="time diffusers compiled, too")
+    parser.add_argument(
+        "--compile", action="store_true", help="compile ours, and time diffusers compiled, too"
+    )
     parser.add_argument(
         "--processor-time", action="store_true", help="for one thread on a busy machine"
     )

@@ -24,6 +24,7 @@ FLOORS = {
     "stages": 4,
     "sources": 3,
     "checkpoints": 3,
+    "compiling": 3,
     "clip": 3,
     "lora": 3,
     "lora_files": 3,

@@ -108,6 +108,11 @@ def test_a_batch_with_decoder_seeds_holds_the_single_pictures(model: Wuerstchen)
     assert difference(batch[1], model.paint(PROMPT, QUICK, seed=1, decoder_seed=10)[0]) <= 1
 
 
+def test_without_progress_nothing_is_said(tiny: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    Wuerstchen.load(tiny, device="cpu", progress=False)
+    assert capfd.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize("offload", ["stage", "layer"])
 def test_offload_does_not_change_the_picture(tiny: Path, model: Wuerstchen, offload: str) -> None:
     other = Wuerstchen.load(tiny, device="cpu", offload=offload, progress=False)

@@ -88,8 +88,12 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     On a CPU for some queries of one head at a time, whose scores, in float32, stay in its cache; but
     where a head is too small to occupy all threads, PyTorch's own way is faster.
     """
-    small = queries.shape[2] * keys.shape[2] < WORTHWHILE * torch.get_num_threads()
-    if small or not takes_onednn(queries, keys) or needs_grad(values):
+    scores = queries.shape[2] * keys.shape[2]
+    if (
+        not takes_onednn(queries, keys)
+        or needs_grad(values)
+        or scores < WORTHWHILE * torch.get_num_threads()
+    ):
         return F.scaled_dot_product_attention(queries, keys, values)
     scaled = queries.float() * queries.shape[-1] ** -0.5
     heads = (part.flatten(0, 1) for part in (scaled, keys.float(), values.transpose(2, 3)))

@@ -3,6 +3,8 @@
 Weights are checked key by key before transformers reads them, since it fills in what is missing.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +42,10 @@ def load_text_tower(source: str | Path, placement: Placement) -> tuple[Any, Any]
         )
     check_text_tower(file)
     try:
-        loaded: Any = CLIPTextModel.from_pretrained(
-            folder, local_files_only=True, dtype=placement.dtype, output_loading_info=True
-        )
+        with no_bars():
+            loaded: Any = CLIPTextModel.from_pretrained(
+                folder, local_files_only=True, dtype=placement.dtype, output_loading_info=True
+            )
         tokenizer = AutoTokenizer.from_pretrained(
             root / "tokenizer", local_files_only=True, trust_remote_code=False
         )
@@ -56,6 +59,20 @@ def load_text_tower(source: str | Path, placement: Placement) -> tuple[Any, Any]
             f"{file}: transformers left {min(report['missing_keys'])} without weights"
         )
     return placement.settle(tower.eval().requires_grad_(False)), tokenizer
+
+
+@contextmanager
+def no_bars() -> Iterator[None]:
+    """Keep transformers from showing a bar for what takes milliseconds."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def check_text_tower(file: Path) -> None:

@@ -126,6 +126,12 @@ def add_model_options(group: Any) -> None:
         help="none: weights stay on the device (the default); stage: only while their stage runs; "
         "layer: only while their layer runs",
     )
+    group.add_argument(
+        "--compile",
+        action="store_true",
+        help="have PyTorch compile the networks: the first picture waits for it (for CUDA; slower "
+        "on a CPU)",
+    )
 
 
 def add_prompt_options(group: Any) -> None:

@@ -136,14 +136,10 @@ def load(args: argparse.Namespace, *settings: Settings, progress: bool = True) -
         parse_blend(source)  # refuses one that makes no sense
     for one in {given(one): one for one in settings if one.image is not None}.values():
         canvas_for(one)
-    from transformers.utils import logging
-
     from .pipeline import Wuerstchen
 
-    # transformers' bars take milliseconds; bars are for downloads and stages
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    where = {name: getattr(args, name) for name in (*SOURCES, "device", "dtype", "offload")}
-    model = Wuerstchen.load(**where, progress=progress)
+    where = (*SOURCES, "device", "dtype", "offload", "compile")
+    model = Wuerstchen.load(**{name: getattr(args, name) for name in where}, progress=progress)
     for source, strength in loras:
         model.load_lora(source, strength)
     return model

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .canvas import Canvas, canvas_for, given, to_images
 from .checkpoints import load_network, load_text_tower
+from .compiling import check_compiler, compile_blocks
 from .compressor import Compressor
 from .files import CheckpointError
 from .interpolation import path, slerp
@@ -82,6 +83,7 @@ class Wuerstchen(Stages):
         device: str = "auto",
         dtype: str = "auto",
         offload: str = "none",
+        compile: bool = False,
         progress: bool = True,
     ) -> "Wuerstchen":
         """Return a model, loaded and placed.
@@ -99,20 +101,23 @@ class Wuerstchen(Stages):
             device: "auto", "cpu", "cuda", "cuda:N" or "mps".
             dtype: "auto" (fp32 on the CPU, else fp16), "fp32", "fp16" or "bf16".
             offload: "none", "stage" or "layer", see `placement`.
+            compile: whether PyTorch compiles the networks' blocks when they first run, for CUDA.
             progress: whether to show a bar per stage on stderr.
 
         Raises:
-            ValueError: if the device is not there or a word is unknown.
+            ValueError: if the device is not there, a word is unknown or nothing can be compiled.
             CheckpointError: if a source is missing, broken or something else.
         """
         placement = place(device, dtype, offload)
+        if compile:
+            check_compiler(placement.device)
         prior = published_pair(model)[0] if prior is None else prior
         decoder = published_pair(model)[1] if decoder is None else decoder
         stage_c = cast(StageC, load_network(prior, "stage_c", placement))
         stage_b = cast(StageB, load_network(decoder, "stage_b", placement))
         prior_home = prior if is_whole(prior) else published_pair(model)[0]
         decoder_home = decoder if is_whole(decoder) else published_pair(model)[1]
-        return cls(
+        stages = cls(
             prior_text=TextTower(*load_text_tower(prior_home, placement), placement),
             stage_c=stage_c,
             decoder_text=TextTower(*load_text_tower(decoder_home, placement), placement),
@@ -123,6 +128,10 @@ class Wuerstchen(Stages):
             native_size=native_size(prior_home),
             progress=progress,
         )
+        if compile:
+            for network in (stages.stage_c, stages.stage_b, stages.stage_a):
+                compile_blocks(network)
+        return stages
 
     def paint(
         self,

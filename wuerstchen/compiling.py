@@ -1,0 +1,40 @@
+"""Kernels made by PyTorch's compiler for the blocks that a network repeats.
+
+A block is compiled once for all that are alike, in seconds where a whole network takes minutes.
+PyTorch keeps the kernels on the disk, for later processes. On a CPU oneDNN's products are faster
+(`arithmetic`); compiled networks leave them aside.
+"""
+
+import torch
+from torch import nn
+
+from .layers import AttnBlock, ResBlock, TimestepBlock
+from .stage_a import MixBlock
+
+VARIANTS = 64  # of a block: widths, skips and shapes; PyTorch's own limit is 8
+
+
+def compile_blocks(network: nn.Module) -> None:
+    """Have every block of `network` compiled when it first runs."""
+    import torch._dynamo
+
+    limit = "recompile_limit"
+    setattr(torch._dynamo.config, limit, max(VARIANTS, getattr(torch._dynamo.config, limit, 0)))
+    for block in network.modules():
+        if isinstance(block, AttnBlock | ResBlock | TimestepBlock | MixBlock):
+            block.compile(fullgraph=True)
+
+
+def check_compiler(device: torch.device) -> None:
+    """Refuse to compile where it cannot work.
+
+    Raises:
+        ValueError: with what is missing.
+    """
+    try:
+        torch.compile(torch.exp2)(torch.ones(1, device=device))
+    except Exception as error:  # of PyTorch's many packages, each with its own
+        reason = next(filter(None, str(error).splitlines()), type(error).__name__)
+        raise ValueError(
+            f"compiling for {device} does not work here, leave out compile: {reason}"
+        ) from error
