@@ -354,6 +354,24 @@ def test_the_sum_is_formed_in_float32_and_cast_once_to_the_weights_precision(
     assert unchanged(loras, before)
 
 
+def test_a_quantized_layer_gets_its_sum_whole_and_its_numbers_back(
+    tiny: Path, tmp_path: Path
+) -> None:
+    placement = Placement(dtype=torch.bfloat16, quantize="int8")
+    loras = Loras(load_network(tiny / "wuerstchen-prior", "stage_c", placement))
+    before = copies(loras)
+    for seed in range(2):
+        pairs = draw(loras, ATTENTION, seed)
+        loras.add(written(tmp_path / f"{seed}.safetensors", named(pairs, peft)), seed)
+    for target, (up, down) in pairs.items():
+        numbers, scale = (before[f"{PRIOR} {target.layer}.{name}"] for name in ("weight", "scale"))
+        assert torch.equal(weight(loras, target), (numbers * scale + up @ down).bfloat16())
+        layer = loras.networks[PRIOR].get_submodule(target.layer)
+        assert torch.equal(layer.fetched(torch.zeros(1))[0], weight(loras, target).float())
+    loras.clear()
+    assert unchanged(loras, before)
+
+
 def test_several_are_added_up_in_float32_and_not_one_after_the_other_in_half(
     tiny: Path, tmp_path: Path
 ) -> None:

@@ -108,6 +108,21 @@ def test_a_batch_with_decoder_seeds_holds_the_single_pictures(model: Wuerstchen)
     assert difference(batch[1], model.paint(PROMPT, QUICK, seed=1, decoder_seed=10)[0]) <= 1
 
 
+def test_a_quantized_model_is_smaller_and_paints_about_the_same(
+    tiny: Path, model: Wuerstchen
+) -> None:
+    small = Wuerstchen.load(tiny, device="cpu", quantize="int8", progress=False)
+    for network, quantized in ((model.stage_c, small.stage_c), (model.stage_b, small.stage_b)):
+        assert bytes_of(quantized) < 0.6 * bytes_of(network)
+    assert bytes_of(small.stage_a) == bytes_of(model.stage_a)
+    (wanted,), (found,) = (one.paint(PROMPT, QUICK) for one in (model, small))
+    assert 0 < np.abs(np.asarray(wanted, float) - np.asarray(found, float)).mean() < 10
+
+
+def bytes_of(network: Any) -> int:
+    return sum(tensor.nbytes for tensor in network.state_dict().values())
+
+
 def test_without_progress_nothing_is_said(tiny: Path, capfd: pytest.CaptureFixture[str]) -> None:
     Wuerstchen.load(tiny, device="cpu", progress=False)
     assert capfd.readouterr() == ("", "")

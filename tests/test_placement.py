@@ -10,6 +10,8 @@ from wuerstchen.stage_a import StageA, StageAConfig
 from wuerstchen.stage_b import StageB, StageBConfig
 from wuerstchen.stage_c import StageC, StageCConfig
 
+from .peers import mean_error
+
 CPU, ELSEWHERE = torch.device("cpu"), torch.device("meta")
 SMALL_C = StageCConfig(c_in=4, c=16, c_cond=8, c_r=8, depth=1, nhead=2)
 SMALL_B = StageBConfig(
@@ -54,6 +56,37 @@ def outputs(placement: Placement) -> list[torch.Tensor]:
 def test_offload_does_not_change_what_a_network_says(offload: Offload) -> None:
     for wanted, found in zip(outputs(placed("none")), outputs(placed(offload)), strict=True):
         assert torch.equal(wanted, found)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_quantized_layer_keeps_each_row_to_a_half_of_its_127th(dtype: torch.dtype) -> None:
+    placement = Placement(dtype=dtype, quantize="int8")
+    network = nn.Sequential(placement.ops.Linear(50, 20), placement.ops.Linear(20, 3))
+    network[0].weight.mul_(torch.logspace(-3, 2, 20)[:, None])
+    network[1].weight.zero_()
+    exact = [layer.weight.to(dtype) for layer in network]
+    settled, like = placement.settle(network), torch.zeros(1, dtype=torch.float32)
+    for layer, weight in zip(settled, exact, strict=True):
+        assert layer.weight.dtype == torch.int8
+        step = weight.float().abs().amax(dim=1, keepdim=True) / 127
+        assert ((layer.fetched(like)[0] - weight.float()).abs() <= 0.501 * step).all()
+        assert layer(torch.ones(1, layer.in_features, dtype=dtype)).dtype == dtype
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("offload", ["none", "stage", "layer"])
+def test_a_quantized_model_says_about_the_same_wherever_its_weights_rest(
+    offload: Offload,
+) -> None:
+    found = outputs(Placement(offload=offload, quantize="int8"))
+    for exact, resident, one in zip(
+        outputs(Placement()), outputs(Placement(quantize="int8")), found, strict=True
+    ):
+        assert torch.equal(resident, one)
+        assert mean_error(one.float(), exact.float()) < 0.1
+    elsewhere = outputs(Placement(device=ELSEWHERE, offload=offload, quantize="int8"))
+    assert {output.device for output in elsewhere} == {ELSEWHERE}
 
 
 @torch.no_grad()
@@ -162,3 +195,5 @@ def test_unknown_words_are_refused() -> None:
         place(dtype="fp8")
     with pytest.raises(ValueError, match="none, stage or layer, got 'disk'"):
         place(offload="disk")
+    with pytest.raises(ValueError, match="quantize must be none or int8, got 'int4'"):
+        Placement(quantize="int4")

@@ -56,7 +56,10 @@ class Loras:
         lora = load_lora(source, self.networks[PRIOR], self.networks[TEXT])
         originals = {t: self._originals.get(t, self._layer(t).weight) for t in lora.updates}
         added = [*self.added, (lora, strength)]
-        weights = {t: merged(weight, updates_of(t, added)) for t, weight in originals.items()}
+        weights = {
+            t: merged(self._layer(t), weight, updates_of(t, added))
+            for t, weight in originals.items()
+        }
         for target, weight in weights.items():
             if not weight.isfinite().all():
                 raise ValueError(
@@ -108,15 +111,22 @@ def updates_of(
     return [(lora.updates[target], s) for lora, s in added if s and target in lora.updates]
 
 
-def merged(weight: "nn.Parameter", updates: "Sequence[tuple[Update, float]]") -> "nn.Parameter":
-    """Return `weight` plus the updates, on its device and in its dtype; itself without any."""
+def merged(
+    layer: Any, weight: "nn.Parameter", updates: "Sequence[tuple[Update, float]]"
+) -> "nn.Parameter":
+    """Return `weight`, the original of `layer`, plus the updates; itself without any.
+
+    It has the same device and dtype; of a quantized one, the dtype of the bias.
+    """
     from torch import nn
 
     if not updates:
         return weight
-    total = sum(strength * delta(update, weight) for update, strength in updates)
-    summed = weight.detach().float() + total
-    return nn.Parameter(summed.to(weight.dtype), weight.requires_grad)
+    exact, dtype = weight.detach().float(), weight.dtype
+    if not weight.is_floating_point():
+        exact, dtype = exact * layer.scale, layer.bias.dtype
+    summed = exact + sum(strength * delta(update, weight) for update, strength in updates)
+    return nn.Parameter(summed.to(dtype), weight.requires_grad)
 
 
 def delta(update: "Update", like: "Tensor") -> "Tensor":

@@ -127,6 +127,12 @@ def add_model_options(group: Any) -> None:
         "layer: only while their layer runs",
     )
     group.add_argument(
+        "--quantize",
+        default="none",
+        help="none (the default), or int8: Stages C and B in half the memory of fp16; pictures "
+        "change a little",
+    )
+    group.add_argument(
         "--compile",
         action="store_true",
         help="have PyTorch compile the networks: the first picture waits for it (for CUDA; slower "

@@ -138,7 +138,7 @@ def load(args: argparse.Namespace, *settings: Settings, progress: bool = True) -
         canvas_for(one)
     from .pipeline import Wuerstchen
 
-    where = (*SOURCES, "device", "dtype", "offload", "compile")
+    where = (*SOURCES, "device", "dtype", "offload", "quantize", "compile")
     model = Wuerstchen.load(**{name: getattr(args, name) for name in where}, progress=progress)
     for source, strength in loras:
         model.load_lora(source, strength)

@@ -19,7 +19,7 @@ from .compiling import check_compiler, compile_blocks
 from .compressor import Compressor
 from .files import CheckpointError
 from .interpolation import path, slerp
-from .placement import Placement, place
+from .placement import Placement, Quantize, place
 from .sampling import LATENT_SHIFT, generators
 from .settings import Settings
 from .sources import is_whole, native_size, published_pair
@@ -83,6 +83,7 @@ class Wuerstchen(Stages):
         device: str = "auto",
         dtype: str = "auto",
         offload: str = "none",
+        quantize: str = "none",
         compile: bool = False,
         progress: bool = True,
     ) -> "Wuerstchen":
@@ -101,6 +102,8 @@ class Wuerstchen(Stages):
             device: "auto", "cpu", "cuda", "cuda:N" or "mps".
             dtype: "auto" (fp32 on the CPU, else fp16), "fp32", "fp16" or "bf16".
             offload: "none", "stage" or "layer", see `placement`.
+            quantize: "none", or "int8" to keep the weights of Stages C and B in 8 bits, which changes
+                pictures a little.
             compile: whether PyTorch compiles the networks' blocks when they first run, for CUDA.
             progress: whether to show a bar per stage on stderr.
 
@@ -113,8 +116,9 @@ class Wuerstchen(Stages):
             check_compiler(placement.device)
         prior = published_pair(model)[0] if prior is None else prior
         decoder = published_pair(model)[1] if decoder is None else decoder
-        stage_c = cast(StageC, load_network(prior, "stage_c", placement))
-        stage_b = cast(StageB, load_network(decoder, "stage_b", placement))
+        lean = replace(placement, quantize=cast(Quantize, quantize))
+        stage_c = cast(StageC, load_network(prior, "stage_c", lean))
+        stage_b = cast(StageB, load_network(decoder, "stage_b", lean))
         prior_home = prior if is_whole(prior) else published_pair(model)[0]
         decoder_home = decoder if is_whole(decoder) else published_pair(model)[1]
         stages = cls(

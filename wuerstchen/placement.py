@@ -8,6 +8,9 @@ A `Placement` is given to whoever builds a network. Three policies say where wei
 
 Outputs are equal under all three. Weights that rest on the CPU are never copied back from the
 device, since running a network does not change them.
+
+With `quantize` the matrices of linear layers rest in 8 bits, each row with a scale of its own, and
+are made whole where they are used: half the memory of fp16, for a small loss.
 """
 
 from collections.abc import Iterator
@@ -23,6 +26,7 @@ from .arithmetic import packing
 
 Network = TypeVar("Network", bound=nn.Module)
 Offload = Literal["none", "stage", "layer"]
+Quantize = Literal["none", "int8"]
 
 CPU = torch.device("cpu")
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -30,29 +34,39 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """Device, precision and offload policy of a network.
+    """Device, precision, offload policy and quantization of a network.
 
     Raises:
-        ValueError: if `offload` is not one of the three policies.
+        ValueError: if `offload` is not one of the three policies, or `quantize` not none or int8.
     """
 
     device: torch.device = CPU
     dtype: torch.dtype = torch.float32
     offload: Offload = "none"
+    quantize: Quantize = "none"
 
     def __post_init__(self) -> None:
         if self.offload not in get_args(Offload):
             raise ValueError(f"offload must be none, stage or layer, got {self.offload!r}")
+        if self.quantize not in get_args(Quantize):
+            raise ValueError(f"quantize must be none or int8, got {self.quantize!r}")
 
     @property
     def ops(self) -> Any:
         """The namespace of layer classes to build a network from."""
-        return Streamed if self.offload == "layer" else nn
+        return Streamed if self.offload == "layer" or self.quantize == "int8" else nn
 
     def settle(self, network: Network) -> Network:
-        """Return `network` in evaluation mode and this precision, where its weights rest."""
-        rest = self.device if self.offload == "none" else CPU
-        return network.to(rest, self.dtype).eval().requires_grad_(False)
+        """Return `network` in evaluation mode and this precision, where its weights rest.
+
+        Only layers of `ops` are quantized.
+        """
+        network = network.to(self.dtype).eval().requires_grad_(False)
+        if self.quantize == "int8":
+            for layer in network.modules():
+                if isinstance(layer, Streamed.Linear):
+                    layer.quantize()
+        return network.to(self.device if self.offload == "none" else CPU)
 
     @contextmanager
     def running(self, network: nn.Module) -> Iterator[None]:
@@ -147,6 +161,13 @@ class Streamed:
     class Linear(nn.Linear):
         """A linear layer that fetches its weights."""
 
+        def quantize(self) -> None:
+            """Keep the matrix as whole numbers from -127 to 127, to be multiplied with `scale`."""
+            scale = self.weight.float().abs().amax(dim=1, keepdim=True).clamp(min=1e-12) / 127
+            numbers = (self.weight.float() / scale).round().to(torch.int8)
+            self.weight = nn.Parameter(numbers, requires_grad=False)
+            self.register_buffer("scale", scale)
+
         def fetched(self, like: Tensor) -> tuple[Tensor, Tensor | None]:
             """Return weight and bias at the device and in the dtype of `like`."""
             return fetched(self, like)
@@ -186,5 +207,7 @@ class Streamed:
 
 def fetched(layer: Any, like: Tensor) -> tuple[Tensor, Tensor | None]:
     """Return weight and bias of `layer` at the device and in the dtype of `like`."""
-    bias = layer.bias
-    return layer.weight.to(like), None if bias is None else bias.to(like)
+    weight, bias = layer.weight.to(like.device).to(like.dtype), layer.bias
+    if not layer.weight.is_floating_point():
+        weight = weight * layer.scale.to(like)
+    return weight, None if bias is None else bias.to(like)
