@@ -143,14 +143,14 @@ class MixBlock(nn.Module):
 
 
 def bands(x: Tensor) -> tuple[Tensor, ...]:
-    """Return a map (N, C, H, W) as rows (N, H, W, C), on a CPU in bands of about `BAND` positions.
+    """Return a map (N, C, H, W) as rows (N, H, W, C), in bands of about `BAND` positions.
 
     The perceptron is four times as wide as the map: as a whole it would take the most memory by far,
-    and as long to move as to calculate.
+    and on a CPU as long to move as to calculate. Other devices take wider bands, to be occupied.
     """
-    n, height, width, _ = to_rows(x).shape
-    some = max(1, BAND // (n * width)) if x.device.type == "cpu" else height
-    return torch.split(to_rows(x), some, dim=1)
+    n, _, _, width = x.shape
+    positions = BAND if x.device.type == "cpu" else 16 * BAND
+    return torch.split(to_rows(x), max(1, positions // (n * width)), dim=1)
 
 
 class Codebook(nn.Module):
