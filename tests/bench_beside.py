@@ -140,7 +140,7 @@ def sdxl(bench: Bench, ours: dict[int, Row]) -> Iterator[Row]:
         )
         decoding = bench.row("sdxl", "SDXL, decoding", SDXL_SIZE, n, peer="")
         decoding.flops["ours"] = operations(
-            lambda z=z: on_meta(AutoencoderKL, **VAE).decode(z.to("meta"))
+            lambda z=z: on_meta(AutoencoderKL, **VAE).to(z.dtype).decode(z.to("meta"))
         )
         yield steps[n]
         yield bench.race(decoding, {"ours": lambda z=z: vae.decode(z)})
@@ -171,7 +171,8 @@ def step(bench: Bench, unet: Any, n: int) -> Row:
         return network(x, t, encoder_hidden_states=text, added_cond_kwargs=more)
 
     row = bench.row("sdxl", "SDXL, guided step", SDXL_SIZE, n, peer="")
-    row.flops["ours"] = operations(partial(run, on_meta(type(unet), **UNET), *inputs("meta")))
+    empty = on_meta(type(unet), **UNET).to(bench.dtype)
+    row.flops["ours"] = operations(partial(run, empty, *inputs("meta")))
     return bench.race(row, {"ours": partial(run, unet, *inputs(bench.device))})
 
 

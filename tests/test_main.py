@@ -244,6 +244,7 @@ def refused(run: Callable[[], int], folder: Path, capfd: Capture) -> str:
         (["--device", "cuda:99"], "device cuda:99 is not there; available are cpu"),
         (["--dtype", "fp8"], "dtype must be auto, fp32, fp16 or bf16, got 'fp8'"),
         (["--offload", "disk"], "offload must be none, stage or layer, got 'disk'"),
+        (["--quantize", "int4"], "quantize must be none or int8, got 'int4'"),
         (["--output", "a.jpg"], "--output must be a folder or a name that ends in .png, got a.jpg"),
         (["--batch", "2", "--output", "a.png"], "2 images need a folder as --output"),
         (["--grid", "--output", "a.png"], "an image and its --grid need a folder as --output"),
@@ -494,6 +495,10 @@ def test_a_picture_is_painted_over_and_says_so(tmp_path: Path) -> None:
         ([PROMPT, "--interpolate", "3"], "--interpolate needs at least 2 pictures, and 2 prompts"),
         ([PROMPT, OTHER, "--interpolate", "1"], "--interpolate needs at least 2 pictures"),
         ([PROMPT, "--prompts", "p.txt"], "--prompts FILE stands alone"),
+        (
+            ["--grid", "--prompts", "p.txt"],
+            "without PROMPT, --interpolate, --grid or several images",
+        ),
         (["--prompts", "none.txt"], "none.txt: No such file or directory"),
     ],
 )

@@ -105,11 +105,13 @@ def paint_file(args: argparse.Namespace, settings: Settings) -> Iterator[str]:
     """Paint the prompts of a file into a folder, without those that are there already."""
     from tqdm import tqdm
 
-    if args.wanted or args.interpolate or len(args.image) > 1:
-        raise ValueError("--prompts FILE stands alone, without PROMPT, --interpolate or images")
+    if args.wanted or args.interpolate or args.grid or len(args.image) > 1:
+        raise ValueError(
+            "--prompts FILE stands alone, without PROMPT, --interpolate, --grid or several images"
+        )
     jobs = read_jobs(args.prompts, settings)
     total = sum(map(len, jobs))
-    check_output(args.output, max(total, 2), args.grid)
+    check_output(args.output, max(total, 2), grid=False)
     open_manifest(args.output, jobs, sources(args))
     missing = [[job for job in row if not (args.output / job.file).exists()] for row in jobs]
     left = sum(map(len, missing))

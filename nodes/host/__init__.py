@@ -7,7 +7,8 @@
     sampling           LATENT  `sample`: the host's guider, our sampler or one of the host's
     LoRA                       `with_lora`: the package's reading, the host's patches
 
-The host loads, casts, patches, offloads and frees the weights; nothing here moves or keeps any.
+The host loads, casts, patches, offloads and frees the weights; nothing here moves any, and only on a
+CPU a run keeps a packed copy.
 """
 
 from .autoencoder import autoencoder, decode
@@ -16,11 +17,12 @@ from .diffusion import diffusion_model
 from .lora import with_lora
 from .paths import encode_lines, latents_between, prompts_between
 from .pictures import keep_pixels
-from .placement import WEIGHT_DTYPES
+from .placement import DIFFUSION_DTYPES, WEIGHT_DTYPES
 from .sampling import LARGEST_SEED, chosen_sigmas, empty_semantic, sample, sample_vq, with_semantic
 from .towers import encode, text_tower
 
 __all__ = [
+    "DIFFUSION_DTYPES",
     "LARGEST_SEED",
     "WEIGHT_DTYPES",
     "autoencoder",

@@ -22,11 +22,10 @@ from torch import Tensor
 
 from ...wuerstchen.arithmetic import drop_packed, keep_packed
 from ...wuerstchen.checkpoints import load_network
-from ...wuerstchen.placement import DTYPES
 from ...wuerstchen.stage_b import StageB
 from ...wuerstchen.stage_c import StageC
 from .checks import check_area, check_channels, check_semantic, check_text
-from .placement import SUPPORTED, HostPlacement
+from .placement import STORED, SUPPORTED, HostPlacement
 from .previews import colour
 from .schedule import Schedule, SemanticFormat, VQFormat
 
@@ -46,7 +45,7 @@ def diffusion_model(
         CheckpointError: if the file is missing, damaged or of another network.
     """
     device, offload = management.get_torch_device(), management.unet_offload_device()
-    stored = DTYPES.get(weight_dtype) or management.unet_dtype(
+    stored = STORED.get(weight_dtype) or management.unet_dtype(
         device=device, supported_dtypes=SUPPORTED
     )
     precision = management.unet_manual_cast(stored, device, SUPPORTED) or stored
@@ -88,7 +87,19 @@ class Hosted:
     dtype = torch.float32  # of x and of what is returned; the precision within is the constants'
     step: Callable[..., Tensor]
 
-    def forward(self, x: Tensor, timestep: Tensor, *, constants: "Constants", **_: Any) -> Tensor:
+    def forward(self, x: Tensor, timestep: Tensor, **given: Any) -> Tensor:
+        kind = comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL
+        around = comfy.patcher_extension.get_all_wrappers(
+            kind, given.get("transformer_options", {})
+        )
+        run = comfy.patcher_extension.WrapperExecutor.new_class_executor(
+            self.unwrapped, self, around
+        )
+        said: Tensor = run.execute(x, timestep, **given)
+        return said
+
+    def unwrapped(self, x: Tensor, timestep: Tensor, *, constants: "Constants", **_: Any) -> Tensor:
+        """Return what the network says, without what other nodes put around it."""
         return self.step(x, timestep, constants.prepared)
 
 

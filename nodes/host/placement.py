@@ -12,6 +12,8 @@ from torch import Tensor
 from ...wuerstchen.placement import DTYPES, Placement
 
 WEIGHT_DTYPES = ["default", *DTYPES]
+STORED = DTYPES | {"fp8_e4m3fn": torch.float8_e4m3fn}
+DIFFUSION_DTYPES = ["default", *STORED]
 SUPPORTED = [torch.float16, torch.bfloat16, torch.float32]
 
 

@@ -37,7 +37,7 @@ def text_tower(source: str, name: str, weight_dtype: str, embeddings: list[str])
     Args:
         source: weights file; a tokenizer of its own may lie in `../tokenizer`, else CLIP's is meant.
         name: "g" for Stage C's, "h" for Stage B's; LoRA files call them so.
-        weight_dtype: one of `WEIGHT_DTYPES`.
+        weight_dtype: one of `WEIGHT_DTYPES`; any other word is as default.
         embeddings: folders of textual inversions.
 
     Raises:

@@ -192,6 +192,15 @@ def test_a_compiled_stage_b_paints_the_same(host: Host, graph: Graph) -> None:
     assert_nearly_equal(*latents(host, graph, run, [STAGE_B, 0]))
 
 
+def test_the_hosts_easy_cache_spares_calls_and_paints_nearly_the_same(
+    host: Host, graph: Graph
+) -> None:
+    put(graph, STAGE_C, steps=20)
+    given = {"reuse_threshold": 1.0, "start_percent": 0.15, "end_percent": 0.95, "verbose": False}
+    run = sampled(graph, add(graph, "EasyCache", model=[PRIOR, 0], **given))
+    assert 0 < apart(*latents(host, graph, run, [STAGE_C, 0])) < 0.1
+
+
 def compiled(graph: Graph, loader: str) -> Link:
     """Add the compiled model of a loader; compiling it takes a minute or two."""
     return add(graph, "TorchCompileModel", model=[loader, 0], backend="inductor")

@@ -47,8 +47,8 @@ def test_unloading_gives_everything_back(host: Host, graph: Any) -> None:
     assert host.run(graph).message == ""
 
 
-@pytest.mark.parametrize("weight_dtype", ["bf16", "fp16"])
-def test_half_precision_paints_nearly_the_same(host: Host, graph: Any, weight_dtype: str) -> None:
+@pytest.mark.parametrize("weight_dtype", ["bf16", "fp16", "fp8_e4m3fn"])
+def test_less_precision_paints_nearly_the_same(host: Host, graph: Any, weight_dtype: str) -> None:
     put(graph, STAGE_C, seed=340)
     levels = []
     for name in ("fp32", weight_dtype):

@@ -9,6 +9,8 @@ goes on where it was; logs and pictures lie in the work folder.
 `python -m wuerstchen.training samplers` measures what samplers, steps and presets cost and lose. It
 too goes on where it was stopped, and writes samplers.json and samplers.png.
 
+`python -m wuerstchen.training precision` measures what bfloat16 and 8-bit weights lose.
+
 `python -m wuerstchen.training previews` fits the colours in which a host shows unfinished latents.
 """
 
@@ -32,6 +34,7 @@ from .export import export
 from .look import save_labelled
 from .loop import Plan, Task, finished, train
 from .measure import measure
+from .precision import precision
 from .previews import fit_previews
 from .prior import PriorTask, make_stock
 from .samplers import Scale, Table, as_text
@@ -68,7 +71,7 @@ def main() -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the parser of both jobs."""
+    """Return the parser of all jobs."""
     root = argparse.ArgumentParser(
         prog="python -m wuerstchen.training",
         description=__doc__,
@@ -97,11 +100,15 @@ def parser() -> argparse.ArgumentParser:
     compared.add_argument("--out", type=Path, default=Path("sampler-table"), help="folder")
     compared.add_argument("--prompts", type=int, default=Scale.prompts, help="of the table")
     compared.add_argument("--checked", type=int, default=Scale.checked, help="of the presets")
+    lesser = jobs.add_parser("precision", help="measure what less precise numbers lose")
+    lesser.add_argument("--model", default="mini")
+    lesser.add_argument("--prompts", type=int, default=400)
+    lesser.add_argument("--seed", type=int, default=0)
     fitted = jobs.add_parser("previews", help="fit the colours of unfinished latents")
     fitted.add_argument("--model", default="mini")
     fitted.add_argument("--prompts", type=int, default=100)
     fitted.add_argument("--out", type=Path, required=True, help="JSON file to add them to")
-    for job in (mini, measured, compared, fitted):
+    for job in (mini, measured, compared, lesser, fitted):
         job.add_argument(
             "--device", type=choose_device, default="auto", help="auto, cpu, cuda, mps"
         )
@@ -175,6 +182,19 @@ def write_samplers(args: argparse.Namespace) -> None:
         print(f"{name:<10}{calls:>9} calls {row['everything']:8.2%}  {lost}")
 
 
+def print_precision(args: argparse.Namespace) -> None:
+    """Print what each precision loses."""
+    print("weights        C and B  adherence  lost             semantic latent  pixels")
+    device = str(args.device)
+    for loss in precision(args.model, prompts=args.prompts, seed=args.seed, device=device):
+        name = loss.dtype if loss.quantize == "none" else f"{loss.quantize}, {loss.dtype}"
+        print(
+            f"{name:<12}{loss.megabytes:7.1f} MB  {loss.right:9.1%}  {loss.lost:+5.2f} ± "
+            f"{loss.error:4.2f} points  {loss.semantic:15.2%}  {loss.grey:4.2f} levels",
+            flush=True,
+        )
+
+
 def write_previews(args: argparse.Namespace) -> None:
     """Fit the colours of a model's latents and add them to a file."""
     model = Wuerstchen.load(args.model, device=str(args.device), progress=False)
@@ -190,6 +210,7 @@ JOBS = {
     "mini": train_mini,
     "measure": print_measure,
     "samplers": write_samplers,
+    "precision": print_precision,
     "previews": write_previews,
 }
 
