@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from .bench_tools import Bench, Row
+from .bench_tools import Bench, Row, short
 
 WHITE, BLACK, GREY, PALE = "#ffffff", "#202020", "#808080", "#f0f0f0"
 COLOURS = {"theirs": "#c0392b", "compiled": "#34607f"}
@@ -53,7 +53,7 @@ def cells(row: Row) -> list[str]:
         span(row.ratios("compiled")) if timed["compiled"] else "",
         *(percent(row.shares(who)) if row.times.get(who) else "" for who in ("ours", "theirs")),
         *(megabytes(row.peak.get(who, 0)) for who in ("ours", "theirs")),
-        *(f"{row.flops[w] / 1e12:.3g}" if row.flops.get(w) else "" for w in ("ours", "theirs")),
+        *(short(row.flops[w] / 1e12) if row.flops.get(w) else "" for w in ("ours", "theirs")),
         "" if row.error is None else f"{row.error:.0e}",
     ]
 
@@ -62,9 +62,9 @@ def spread(times: Sequence[float]) -> str:
     """Return the median and half the distance of the quartiles, in percent of it."""
     middle = median(times)
     if len(times) < 3:
-        return f"{middle:.3g}"
+        return short(middle)
     low, _, high = quantiles(times, method="inclusive")
-    return f"{middle:.3g} ±{(high - low) / 2 / middle:.0%}"
+    return f"{short(middle)} ±{(high - low) / 2 / middle:.0%}"
 
 
 def span(ratios: Sequence[float]) -> str:
@@ -173,8 +173,8 @@ def draw_batches(title: Sequence[str], rows: Sequence[Row]) -> Image.Image:
         pen.line(path, colour, 3)
         for (x, y), (_, s) in zip(path, points, strict=True):
             pen.ellipse((x - 4, y - 4, x + 4, y + 4), colour)
-            pen.text((x + 6, y + 4), f"{s:.3g}", BLACK, FONT)
-        pen.text((path[-1][0] + 60, path[-1][1] + 4), name, BLACK, FONT)
+            label = f"{short(s)} s" + (f", {name}" if (x, y) == path[-1] else "")
+            pen.text((x + 6, y + 4), label, BLACK, FONT)
     return image
 
 
@@ -186,7 +186,7 @@ def environment(bench: Bench) -> list[str]:
     speeds = ", ".join(f"{name} {speed / 1e9:.0f}" for name, speed in bench.products.items())
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     return [
-        f"{bench.name}; {bench.dtype_name}; torch {torch.__version__}, diffusers "
+        f"{bench.name}; torch {torch.__version__}, diffusers "
         f"{diffusers.__version__}, transformers {transformers.__version__}, "
         f"Python {sys.version.split()[0]}",
         f"GFLOP/s: {speeds}; the roof is the fastest. Load average {load}.",

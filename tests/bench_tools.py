@@ -64,7 +64,7 @@ class Row:
     def line(self) -> str:
         """A line to follow the run by."""
         place = f" {self.size}² × {self.batch}" if self.size else ""
-        times = ", ".join(f"{who} {self.seconds(who):.3g} s" for who in self.times)
+        times = ", ".join(f"{who} {short(self.seconds(who))} s" for who in self.times)
         ratio = f", ratio {median(self.ratios()):.2f}" if "theirs" in self.times else ""
         share = f", {median(self.shares('ours')):.0%} of the roof" if self.flops else ""
         return f"{self.what}{place}: {times}{ratio}{share}{self.note and ', ' + self.note}"
@@ -73,6 +73,11 @@ class Row:
         """Return, round by round, a contestant's share of the roof; [] where there is none."""
         rounds = zip(self.times[who], self.roof, strict=True) if self.flops.get(who) else ()
         return [self.flops[who] / s / top for s, top in rounds]
+
+
+def short(number: float) -> str:
+    """Return a number with three digits, or as a whole one."""
+    return f"{number:.0f}" if number >= 100 else f"{number:.3g}"
 
 
 class Bench:
