@@ -198,7 +198,7 @@ def test_the_hosts_easy_cache_spares_calls_and_paints_nearly_the_same(
     put(graph, STAGE_C, steps=20)
     given = {"reuse_threshold": 1.0, "start_percent": 0.15, "end_percent": 0.95, "verbose": False}
     run = sampled(graph, add(graph, "EasyCache", model=[PRIOR, 0], **given))
-    assert 0 < apart(*latents(host, graph, run, [STAGE_C, 0])) < 0.1
+    assert 0 < apart(*latents(host, graph, run, [STAGE_C, 0])) < 0.3
 
 
 def compiled(graph: Graph, loader: str) -> Link:
