@@ -13,6 +13,7 @@ from wuerstchen.arithmetic import (
     ONEDNN,
     attend,
     linear,
+    memory_left,
     norm_over_map,
     packing,
     product,
@@ -29,6 +30,7 @@ from wuerstchen.layers import (
     to_map,
     to_rows,
 )
+from wuerstchen.placement import Placement
 
 from .peers import error, mean_error, random_weights, share_weights
 
@@ -244,6 +246,19 @@ def test_packed_weights_multiply_to_the_last_bit_and_are_dropped(dtype: torch.dt
     assert not hasattr(layer, "packed")
     layer.weight.mul_(2)
     assert error(linear(layer, x), layer(x)) < 1e-2
+
+
+def test_where_memory_is_short_nothing_is_packed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert memory_left() > 0
+    layer = nn.Linear(96, 200).requires_grad_(False)
+    for left, packs in ((2 * layer.weight.nbytes + 1, True), (2 * layer.weight.nbytes, False)):
+        monkeypatch.setattr(arithmetic, "memory_left", lambda left=left: left)
+        with packing(nn.Sequential(layer)):
+            assert hasattr(layer, "packed") == packs
+    small = Placement(quantize="int8")
+    lean = small.settle(nn.Sequential(small.ops.Linear(96, 200)))
+    with packing(lean):
+        assert not hasattr(lean[0], "packed")
 
 
 @pytest.mark.parametrize(("own", "tokens"), [(7, 1), (7, 5), (2 * BAND + 3, 90)])

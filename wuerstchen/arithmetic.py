@@ -10,8 +10,10 @@ gradients: where they are asked for, and on other devices, PyTorch goes its own 
 Shapes: N batch, C channels, H W rows and columns of a map, L tokens, d features of a head.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -126,10 +128,28 @@ def packing(network: nn.Module) -> Iterator[None]:
 
 
 def keep_packed(network: nn.Module) -> None:
-    """Have each linear layer keep, from its next product on, its weight in oneDNN's order too."""
-    for layer in network.modules():
-        if isinstance(layer, nn.Linear) and not hasattr(layer, "packed"):
-            vars(layer)["packed"] = {}
+    """Have each linear layer keep, from its next product on, its weight in oneDNN's order too.
+
+    Only on a CPU, of what is not stored in 8 bits to spare memory, and where these copies would take
+    less than half of the memory that is left.
+    """
+    layers = [layer for layer in network.modules() if isinstance(layer, nn.Linear)]
+    if 2 * sum(layer.weight.nbytes for layer in layers if is_packable(layer)) < memory_left():
+        for layer in filter(is_packable, layers):
+            vars(layer).setdefault("packed", {})
+
+
+def is_packable(layer: nn.Linear) -> bool:
+    """Whether a packed copy of a layer's weight is worth its memory."""
+    weight: Any = layer.weight  # some hosts have none before it is needed
+    return weight is not None and weight.device.type == "cpu" and weight.itemsize > 1
+
+
+def memory_left() -> float:
+    """Return the bytes that this machine can still give, as Linux says; elsewhere infinity."""
+    file = Path("/proc/meminfo")
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    return next((1024.0 * int(x.split()[1]) for x in lines if x.startswith("MemAvail")), math.inf)
 
 
 def drop_packed(network: nn.Module) -> None:

@@ -2,7 +2,8 @@
 
 A `Placement` is given to whoever builds a network. Three policies say where weights rest:
 
-    none   on the device, all the time: fastest; a CPU keeps a second copy of a network that runs
+    none   on the device, all the time: fastest; a CPU with memory to spare keeps a second copy of a
+           network that runs
     stage  on the CPU; the whole network is on the device while its stage runs
     layer  on the CPU; each layer's weights are on the device while that layer runs: least memory
 
