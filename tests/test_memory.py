@@ -84,12 +84,12 @@ def run(network: Any, side: int) -> None:
     [
         (StageC, 1024, "stage", 2.0),
         (StageB, 1024, "stage", 2.2),
-        (StageA, 1024, "stage", 0.7),
+        (StageA, 1024, "stage", 0.6),
         (StageC, 1024, "layer", 0.1),
         (StageB, 1024, "layer", 0.2),
         (StageC, 4096, "stage", 2.6),
         (StageB, 4096, "stage", 4.0),
-        (StageA, 2048, "stage", 2.4),
+        (StageA, 2048, "stage", 1.8),
     ],
 )
 def test_a_stage_fits_in(kind: Any, side: int, offload: Offload, most: float) -> None:

@@ -134,12 +134,17 @@ class MixBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the block's output, shape of `x` (N, C, H, W)."""
         g = self.gammas.to(x)[:, None].expand(6, x.shape[1])
-        y = layer_norm_2d(x, 1 + g[0], g[1])
-        x = torch.addcmul(x, self.depthwise(y), g[2, 0])
-        y = layer_norm_2d(x, 1 + g[3], g[4])
         expand, _, contract = self.channelwise
-        parts = [linear(contract, linear(expand, part, activate=True)) for part in bands(y)]
-        return torch.addcmul(x, to_map(torch.cat(parts, dim=1)), g[5, 0])
+        # without names for what lies between, a map is freed as soon as it has been used
+        x = torch.addcmul(x, self.depthwise(layer_norm_2d(x, 1 + g[0], g[1])), g[2, 0])
+        y = torch.cat(
+            [
+                linear(contract, linear(expand, part, activate=True))
+                for part in bands(layer_norm_2d(x, 1 + g[3], g[4]))
+            ],
+            dim=1,
+        )
+        return torch.addcmul(x, to_map(y), g[5, 0])
 
 
 def bands(x: Tensor) -> tuple[Tensor, ...]:
