@@ -21,7 +21,7 @@ from .placement import SUPPORTED, placement_for
 from .sizes import cropped
 
 SMALLEST = "pixel_space_vae"
-COPIES = 32  # numbers per latent cell and channel that are alive at once, about
+COPIES = 12  # numbers per latent cell and channel that are alive at once, about
 
 
 def autoencoder(source: str, weight_dtype: str) -> Any:
