@@ -16,10 +16,9 @@ WEIGHT_DTYPE = (
     "Precision in which the weights are stored. default: what the host chooses for this device; "
     "fp32 is exact and takes twice the memory of fp16 or bf16."
 )
-DIFFUSION_DTYPE = (
-    "Precision in which the weights are stored. default: what the host chooses for this device; "
-    "fp32 is exact and takes twice the memory of fp16 or bf16. fp8_e4m3fn stores the diffusion "
-    "network alone in half the memory of fp16, which changes pictures a little."
+DIFFUSION_DTYPE = WEIGHT_DTYPE + (
+    " fp8_e4m3fn stores the diffusion network alone in half the memory of fp16, which changes "
+    "pictures a little."
 )
 
 folder_paths.add_model_folder_path(OWN_FOLDER, str(Path(folder_paths.models_dir) / OWN_FOLDER))

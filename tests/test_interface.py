@@ -48,8 +48,11 @@ def sockets(schema: ast.Call, side: str) -> list[ast.Call]:
 
 
 def text(value: ast.expr) -> str:
-    """Return a text of a schema; some stand in a constant of their file."""
-    return str(ast.literal_eval(CONSTANTS.get(ast.unparse(value), value)))
+    """Return a text of a schema; some stand in a constant of their file, or are put together."""
+    value = CONSTANTS.get(ast.unparse(value), value)
+    if isinstance(value, ast.BinOp):
+        return text(value.left) + text(value.right)
+    return str(ast.literal_eval(value))
 
 
 def named(socket: ast.Call) -> str:

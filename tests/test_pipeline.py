@@ -116,7 +116,7 @@ def test_a_quantized_model_is_smaller_and_paints_about_the_same(
         assert bytes_of(quantized) < 0.6 * bytes_of(network)
     assert bytes_of(small.stage_a) == bytes_of(model.stage_a)
     (wanted,), (found,) = (one.paint(PROMPT, QUICK) for one in (model, small))
-    assert 0 < np.abs(np.asarray(wanted, float) - np.asarray(found, float)).mean() < 10
+    assert 0 < abs(levels(wanted) - levels(found)).mean() < 10
 
 
 def bytes_of(network: Any) -> int:

@@ -133,14 +133,16 @@ def keep_packed(network: nn.Module) -> None:
     Only on a CPU, of what is not stored in 8 bits to spare memory, and where these copies would take
     less than half of the memory that is left.
     """
-    layers = [layer for layer in network.modules() if isinstance(layer, nn.Linear)]
-    if 2 * sum(layer.weight.nbytes for layer in layers if is_packable(layer)) < memory_left():
-        for layer in filter(is_packable, layers):
+    layers: list[Any] = [layer for layer in network.modules() if is_packable(layer)]
+    if 2 * sum(layer.weight.nbytes for layer in layers) < memory_left():
+        for layer in layers:
             vars(layer).setdefault("packed", {})
 
 
-def is_packable(layer: nn.Linear) -> bool:
-    """Whether a packed copy of a layer's weight is worth its memory."""
+def is_packable(layer: nn.Module) -> bool:
+    """Whether `layer` is linear and a packed copy of its weight is worth the memory."""
+    if not isinstance(layer, nn.Linear):
+        return False
     weight: Any = layer.weight  # some hosts have none before it is needed
     return weight is not None and weight.device.type == "cpu" and weight.itemsize > 1
 

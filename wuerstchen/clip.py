@@ -64,15 +64,16 @@ def load_text_tower(source: str | Path, placement: Placement) -> tuple[Any, Any]
 @contextmanager
 def no_bars() -> Iterator[None]:
     """Keep transformers from showing a bar for what takes milliseconds."""
-    from transformers.utils import logging
+    from transformers import utils
 
+    logging: Any = utils.logging  # its functions are untyped
     shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()
     try:
         yield
     finally:
         if shown:
-            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+            logging.enable_progress_bar()
 
 
 def check_text_tower(file: Path) -> None:

@@ -16,10 +16,10 @@ VARIANTS = 64  # of a block: widths, skips and shapes; PyTorch's own limit is 8
 
 def compile_blocks(network: nn.Module) -> None:
     """Have every block of `network` compiled when it first runs."""
-    import torch._dynamo
+    from torch._dynamo import config
 
-    limit = "recompile_limit"
-    setattr(torch._dynamo.config, limit, max(VARIANTS, getattr(torch._dynamo.config, limit, 0)))
+    # the name that every version knows; newer ones say recompile_limit
+    config.cache_size_limit = max(VARIANTS, config.cache_size_limit)
     for block in network.modules():
         if isinstance(block, AttnBlock | ResBlock | TimestepBlock | MixBlock):
             block.compile(fullgraph=True)
@@ -33,7 +33,7 @@ def check_compiler(device: torch.device) -> None:
     """
     try:
         torch.compile(torch.exp2)(torch.ones(1, device=device))
-    except Exception as error:  # of PyTorch's many packages, each with its own
+    except Exception as error:  # PyTorch passes on whatever a compiler or its loader raises
         reason = next(filter(None, str(error).splitlines()), type(error).__name__)
         raise ValueError(
             f"compiling for {device} does not work here, leave out compile: {reason}"

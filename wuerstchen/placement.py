@@ -164,8 +164,9 @@ class Streamed:
 
         def quantize(self) -> None:
             """Keep the matrix as whole numbers from -127 to 127, to be multiplied with `scale`."""
-            scale = self.weight.float().abs().amax(dim=1, keepdim=True).clamp(min=1e-12) / 127
-            numbers = (self.weight.float() / scale).round().to(torch.int8)
+            exact = self.weight.float()
+            scale = exact.abs().amax(dim=1, keepdim=True).clamp(min=1e-12) / 127
+            numbers = (exact / scale).round().to(torch.int8)
             self.weight = nn.Parameter(numbers, requires_grad=False)
             self.register_buffer("scale", scale)
 

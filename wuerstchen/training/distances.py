@@ -14,6 +14,11 @@ def path_distance(x: Tensor, reference: Tensor) -> float:
     return float((x - reference).square().mean().sqrt() / reference.square().mean().sqrt())
 
 
+def grey_distance(pixels: Tensor, reference: Tensor) -> float:
+    """Return the RMS of the difference of pixels in [0, 1], in grey levels of 255."""
+    return 255 * float((pixels - reference).square().mean().sqrt())
+
+
 def frechet(x: Tensor, reference: Tensor) -> float:
     """Return Fréchet's distance of the channels of two (N, C, h, w) over the reference's deviation.
 

@@ -7,13 +7,12 @@ steps, and compared picture by picture with those in float32.
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import numpy as np
 from torch import Tensor
 
 from ..pipeline import Wuerstchen
 from ..settings import Settings, check_whole
-from .distances import path_distance
-from .trial import Trial
+from .distances import grey_distance, path_distance
+from .trial import Trial, paired_loss
 
 EXACT = ("fp32", "none")
 LESS = (("bf16", "none"), ("fp32", "int8"), ("bf16", "int8"))
@@ -50,32 +49,30 @@ def precision(source: str, *, prompts: int = 400, seed: int = 0, device: str) ->
         ValueError: if there are fewer than 2 prompts.
     """
     check_whole("prompts", prompts, 2)
-    exact: tuple[Tensor, Tensor, np.ndarray] | None = None
+    exact: tuple[Tensor, Tensor, list[int]] | None = None
     for dtype, quantize in (EXACT, *LESS):
         model = Wuerstchen.load(
             source, device=device, dtype=dtype, quantize=quantize, progress=False
         )
         z, pixels, right = painted(model, prompts, seed)
         exact = exact or (z, pixels, right)
-        lost = 100 * (exact[2].astype(float) - right)
         yield Loss(
             dtype,
             quantize,
             megabytes(model),
-            float(right.mean()),
-            float(lost.mean()),
-            float(lost.std(ddof=1) / len(lost) ** 0.5),
+            sum(right) / prompts,
+            *paired_loss(exact[2], right),
             path_distance(z, exact[0]),
-            255 * float((pixels - exact[1]).square().mean().sqrt()),
+            grey_distance(pixels, exact[1]),
         )
 
 
-def painted(model: Wuerstchen, prompts: int, seed: int) -> tuple[Tensor, Tensor, np.ndarray]:
+def painted(model: Wuerstchen, prompts: int, seed: int) -> tuple[Tensor, Tensor, list[int]]:
     """Return z, pixels, and which pictures are right."""
     trial = Trial(model, prompts, seed)
     z = trial.compose(Settings(), prompts)
     pixels = model.decode_pixels(trial.develop(z, Settings()))
-    return z, pixels, np.array([all(traits.values()) for traits in trial.judged(pixels)])
+    return z, pixels, [int(all(traits.values())) for traits in trial.judged(pixels)]
 
 
 def megabytes(model: Wuerstchen) -> float:

@@ -32,8 +32,8 @@ from ..pipeline import Wuerstchen
 from ..settings import Settings, check_whole
 from ..writing import appearing
 from .cases import NOISY, PARTS, calls, changes, title
-from .distances import blocks, frechet, path_distance
-from .trial import Trial
+from .distances import blocks, frechet, grey_distance, path_distance
+from .trial import Trial, paired_loss
 
 Row = dict[str, Any]
 
@@ -131,8 +131,7 @@ class Table:
         exact, _, drawn = self.references_b()
         count, path = len(exact), None
         if case.decoder_sampler not in NOISY:
-            change = pixels[:count] - self.model.decode_pixels(exact)
-            path = 255 * float(change.square().mean().sqrt())
+            path = grey_distance(pixels[:count], self.model.decode_pixels(exact))
         return {"path": path, "spread": frechet(blocks(vq[:count]), blocks(drawn))}
 
     def references_c(self) -> list[Tensor]:
@@ -209,13 +208,13 @@ def against(row: Row, rows: Sequence[Row]) -> Row:
     """
     group = "presets" if row["part"] == "presets" else "stage_c"
     usual = next(one for one in rows if one["part"] == group and not one["settings"])
-    lost = 100 * (np.array(usual["right"]) - np.array(row["right"]))
+    lost, error = paired_loss(usual["right"], row["right"])
     figures = {
-        "pictures": len(lost),
+        "pictures": len(row["right"]),
         "everything": float(np.mean(row["right"])),
         "shape": float(np.mean(row["shape"])),
-        "lost": float(lost.mean()),
-        "error": float(lost.std(ddof=1) / len(lost) ** 0.5),
+        "lost": lost,
+        "error": error,
     }
     return {name: value for name, value in row.items() if name != "right"} | figures
 

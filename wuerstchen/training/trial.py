@@ -3,9 +3,10 @@
 z are semantic latents of unit variance, (N, 16, h, w).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import islice
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -69,6 +70,15 @@ class Trial:
         """Return which traits of each picture are right."""
         pairs = zip(self.scenes, to_bytes(pixels).numpy(), strict=True)
         return [agree(scene, judge(picture)) for scene, picture in pairs]
+
+
+def paired_loss(usual: Sequence[int], right: Sequence[int]) -> tuple[float, float]:
+    """Return the points that `right` is less often 1 than `usual`, and their standard error.
+
+    Both hold 0 or 1 for the same pictures.
+    """
+    lost = 100 * (np.array(usual, int) - np.array(right, int))
+    return float(lost.mean()), float(lost.std(ddof=1) / len(lost) ** 0.5)
 
 
 def in_batches(some: Callable[[slice], Tensor], count: int) -> Tensor:
