@@ -25,17 +25,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tests import bench_beside as beside
 from tests import bench_pictures as pictures
-from tests import test_stage_a, test_stage_b, test_stage_c
+from tests import test_stage_a, test_stage_b, test_stage_c, test_text_encoder
 from tests.bench_tools import Bench, Call, Row, operations, to_meta
-from tests.peers import in_dtype, mean_error, random_weights, share_weights
+from tests.peers import in_dtype, mean_error
 from wuerstchen import StageA, StageAConfig, StageB, StageBConfig, StageC, StageCConfig
 from wuerstchen.compiling import compile_blocks
 from wuerstchen.sampling import guided, published_times
 from wuerstchen.settings import cells
 from wuerstchen.text import TextTower
+from wuerstchen.text_encoder import TextEncoder, TextEncoderConfig
 
 TOLERANCE = {"fp32": 1e-4, "bf16": 0.3, "fp16": 0.1}  # of the mean difference
-TOWERS = {"bigG": (1280, 32, 20), "H": (1024, 24, 16)}  # width, layers, heads
+TOWERS = {"bigG": TextEncoderConfig(), "H": test_text_encoder.H}
 GUIDANCE = 4.0
 STEPS = {"Stage C, guided step": len(published_times()) - 1, "Stage B, step": 12}
 
@@ -62,54 +63,46 @@ def shared(bench: Bench, weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def compiled(bench: Bench, network: Any) -> Any:
     """Return a network compiled as diffusers' documentation of Würstchen says, if that is asked."""
-    if not bench.compiles:
+    if "diffusers" not in bench.compiles:
         return None
     return torch.compile(network, mode="reduce-overhead", fullgraph=True)
 
 
 def ready(bench: Bench, network: Any) -> Any:
     """Return a network of ours, its blocks compiled if that is asked."""
-    if bench.compiles:
+    if "ours" in bench.compiles:
         compile_blocks(network)
     return network
 
 
 def text(bench: Bench, shapes: Shapes) -> Iterator[Row]:
     """Yield the text towers on a prompt and the empty prompt, which diffusers reads in turn."""
-    from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel
+    from transformers import AutoTokenizer
 
     # any vocabulary will do for random weights
     tokenizer = AutoTokenizer.from_pretrained(
         beside.ROOT / "wuerstchen/mini/wuerstchen-prior/tokenizer"
     )
     prompts = ["a large red circle", ""]
-    for name, (width, layers, heads) in TOWERS.items():
-        config = CLIPTextConfig(
-            hidden_size=width,
-            intermediate_size=4 * width,
-            num_hidden_layers=layers,
-            num_attention_heads=heads,
-            hidden_act="gelu",
-        )
-        with torch.device("meta"):
-            network = CLIPTextModel(config)
-        share_weights(shared(bench, random_weights(network.state_dict())), network)
-        embeddings = next(part for part in network.modules() if hasattr(part, "position_ids"))
-        embeddings.position_ids = torch.arange(77, device=bench.device)[None]
-        tower = TextTower(network, tokenizer, bench.placement)
+    for name, config in TOWERS.items():
+        weights = shared(bench, test_text_encoder.make_weights(config))
+        tower = TextTower(test_text_encoder.make(config, weights), tokenizer, bench.placement)
+        peer = test_text_encoder.make_peer(config, weights)
+        peer.to(bench.device)  # the numbers of the positions are none of the weights
 
-        @torch.no_grad()
-        def theirs(network: Any = network) -> Tensor:
+        def theirs(peer: Any = peer) -> Tensor:
             read = partial(tokenizer, padding="max_length", max_length=77, return_tensors="pt")
             tokens = [read(prompt).to(bench.device) for prompt in prompts]
-            found = [network(one.input_ids, one.attention_mask) for one in tokens]
+            found = [peer(one.input_ids, one.attention_mask) for one in tokens]
             return torch.cat([one.last_hidden_state for one in found]).float().cpu()
 
         row = bench.row("text", f"text tower {name}", batch=len(prompts))
-        products = 24 * width**2 * layers * 77 + 4 * width * layers * 77**2
-        row.flops = dict.fromkeys(("ours", "theirs"), float(len(prompts) * products))
+        with torch.device("meta"):
+            empty = TextEncoder(config)
+        count = operations(partial(empty, *to_meta(test_text_encoder.make_inputs(config, 5, 2))))
+        row.flops = {"ours": count, "theirs": count}
         yield compare(bench, row, partial(tower.encode, prompts), theirs)
-        del network, tower, theirs, embeddings
+        del weights, tower, peer, theirs
         gc.collect()
 
 
@@ -235,6 +228,11 @@ def total(bench: Bench, size: int, n: int, parts: Sequence[Row]) -> Row:
         row.times[who] = [sum(count * part.seconds(who) for count, part in runs)]
         row.flops[who] = sum(count * part.flops[who] for count, part in runs)
         row.peak[who] = max(part.peak[who] for _, part in runs)
+    others = [(count, part.times) for count, part in counts if "theirs" in part.times]
+    if any("compiled" in times for _, times in others):  # the towers and Stage A never are
+        row.times["compiled"] = [
+            sum(count * median(times.get("compiled", times["theirs"])) for count, times in others)
+        ]
     ideal = sum(count * part.flops["ours"] / median(part.roof) for count, part in counts)
     row.roof, row.load = [row.flops["ours"] / ideal], os.getloadavg()[0]
     return row
@@ -274,7 +272,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20, help="for the rounds of a row")
     parser.add_argument("--rounds", type=int, default=3, help="of a row at least")
     parser.add_argument(
-        "--compile", action="store_true", help="compile ours, and time diffusers compiled, too"
+        "--compile",
+        nargs="+",
+        default=[],
+        choices=("ours", "diffusers"),
+        help="compile ours; time diffusers compiled, too",
     )
     parser.add_argument(
         "--processor-time", action="store_true", help="for one thread on a busy machine"

@@ -9,7 +9,7 @@ import gc
 import os
 import platform
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -91,13 +91,13 @@ class Bench:
         *,
         seconds: float,
         rounds: int,
-        compiles: bool,
+        compiles: Collection[str],
         processor_time: bool,
     ) -> None:
         """Take the words of the command line; a row ends after `seconds`, and `rounds` at least.
 
-        `processor_time` counts what this process worked, not what the clock says: for one thread on
-        a machine that others use too.
+        `compiles` names whose networks are compiled. `processor_time` counts what this process
+        worked, not what the clock says: for one thread on a machine that others use too.
         """
         self.device = torch.device(device)
         self.dtype_name, self.dtype = dtype, DTYPES[dtype]

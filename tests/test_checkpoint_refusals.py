@@ -21,13 +21,13 @@ from wuerstchen.checkpoints import (
     convert,
     describe,
     load_network,
-    load_text_tower,
     recognise,
 )
 from wuerstchen.placement import Placement
 from wuerstchen.stage_a import StageAConfig
 from wuerstchen.stage_b import StageBConfig
 from wuerstchen.stage_c import StageCConfig
+from wuerstchen.towers import load_text_tower
 
 PLACEMENT = Placement()
 TINY: dict[str, Any] = {
@@ -223,8 +223,7 @@ FOREIGN = {
     "model.diffusion_model.input_blocks.0.0.weight": "a Stable Diffusion checkpoint",
     "first_stage_model.encoder.conv_in.weight": "a Stable Diffusion checkpoint",
     "down_blocks.0.attentions.0.norm.weight": "a network of Stable Diffusion",
-    "text_model.embeddings.token_embedding.weight": "a CLIP text tower",
-    "embeddings.token_embedding.weight": "a CLIP text tower",
+    "token_embedding.weight": "a CLIP text tower in OpenCLIP's layout",
     "something.else": "not a network known here",
 }
 
@@ -320,7 +319,7 @@ def test_config_that_does_not_fit_is_refused(tmp_path: Path, entries: Any, words
 
 def test_unknown_kind_is_a_plain_value_error(tmp_path: Path) -> None:
     with pytest.raises(
-        ValueError, match="kind must be one of stage_a, stage_b, stage_c, compressor, got 'vae'"
+        ValueError, match="must be one of stage_a, stage_b, stage_c, compressor, text_encoder, got"
     ):
         load_network(prior_file(tmp_path), "vae", PLACEMENT)
 
@@ -378,7 +377,7 @@ def tower_folder(root: Path, changes: dict[str, Tensor] | None = None, without: 
 
     config = CLIPTextConfig(
         vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1,
-        bos_token_id=1, eos_token_id=2, pad_token_id=2,
+        hidden_act="gelu", bos_token_id=1, eos_token_id=2, pad_token_id=2,
     )  # fmt: skip
     (root / "tokenizer").mkdir(parents=True)
     config.save_pretrained(root / "text_encoder")
@@ -415,15 +414,21 @@ def test_broken_text_towers_are_refused(tmp_path: Path) -> None:
     file = prior_file(tmp_path)
     assert "found a file" in message(load_text_tower, file, PLACEMENT)
     folder = tower_folder(tmp_path / "x")
-    assert "transformers cannot load this text tower" in message(load_text_tower, folder, PLACEMENT)
+    assert f"{folder / 'tokenizer'}: transformers cannot load this tokenizer" in message(
+        load_text_tower, folder, PLACEMENT
+    )
     config = folder / "text_encoder" / "config.json"
-    config.write_text('{"hidden_size": 9, "num_attention_heads": 2}')
-    assert "expected the config.json of a CLIP text tower" in message(
-        load_text_tower, folder, PLACEMENT
-    )
+    for words, said in (
+        ('{"hidden_size": 9, "num_attention_heads": 2}', "must divide hidden_size = 9, got 2"),
+        ('{"hidden_act": "quick_gelu"}', "hidden_act must be gelu, as published, got 'quick_gelu'"),
+        ('{"hidden_size": "8"}', "config entry hidden_size must be like 1280, got '8'"),
+    ):
+        config.write_text(words)
+        refusal = message(load_text_tower, folder, PLACEMENT)
+        assert f"expected a CLIP text tower, but {said}" in refusal.replace(
+            "num_attention_heads ", ""
+        )
     config.unlink()
-    assert "expected config.json beside model.safetensors" in message(
-        load_text_tower, folder, PLACEMENT
-    )
+    assert "nhead cannot be read off the tensors" in message(load_text_tower, folder, PLACEMENT)
     (folder / "text_encoder" / "model.safetensors").write_bytes(b"1234567890")
     assert "damaged" in message(load_text_tower, folder, PLACEMENT)

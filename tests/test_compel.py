@@ -4,10 +4,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from torch import Tensor
 
 from wuerstchen import Wuerstchen, generators, to_images
-from wuerstchen.text import TextTower
+from wuerstchen.sources import MINI
 from wuerstchen.training.judge import judge
 
 compel: Any = pytest.importorskip("compel")
@@ -19,16 +20,21 @@ def model() -> Wuerstchen:
     return Wuerstchen.load(device="cpu", progress=False)
 
 
-def encode(tower: TextTower, prompt: str) -> Tensor:
+def encode(folder: str, prompt: str) -> Tensor:
+    """Return what Compel makes of a prompt with tokenizer and text encoder of a bundled folder."""
+    from transformers import AutoTokenizer, CLIPTextModel
+
+    tokenizer = AutoTokenizer.from_pretrained(MINI / folder / "tokenizer")
+    network = CLIPTextModel.from_pretrained(MINI / folder / "text_encoder", dtype=torch.float32)
     kind = compel.ReturnedEmbeddingsType.LAST_HIDDEN_STATES_NORMALIZED
-    encoder = compel.Compel(tower.tokenizer, tower.network, returned_embeddings_type=kind)
-    embeddings: Tensor = encoder(prompt)
+    encoder = compel.Compel(tokenizer, network, returned_embeddings_type=kind)
+    embeddings: Tensor = encoder(prompt).detach()
     return embeddings
 
 
 def test_compel_reads_the_words_as_the_package_does(model: Wuerstchen) -> None:
     prompt = "a large red circle on a blue background"
-    ours, theirs = model.prior_text.encode([prompt]), encode(model.prior_text, prompt)
+    ours, theirs = model.prior_text.encode([prompt]), encode("wuerstchen-prior", prompt)
     words = slice(0, 10)  # start, eight words, end; Compel lets padding see more than the prompt
     assert ours.shape == theirs.shape
     assert float((ours[:, words] - theirs[:, words]).abs().max()) < 1e-5
@@ -46,8 +52,8 @@ def test_its_embeddings_paint_what_the_prompt_says(
     model: Wuerstchen, prompt: str, seen: tuple[str, str, str]
 ) -> None:
     rows = generators([1])
-    semantic = model.sample_semantic(encode(model.prior_text, prompt), rows)
-    vq = model.sample_vq(semantic, encode(model.decoder_text, prompt), rows)
+    semantic = model.sample_semantic(encode("wuerstchen-prior", prompt), rows)
+    vq = model.sample_vq(semantic, encode("wuerstchen", prompt), rows)
     verdict = judge(np.asarray(to_images(model.decode_pixels(vq))[0]))
     assert verdict is not None
     assert (verdict.colour, verdict.shape, verdict.background) == seen

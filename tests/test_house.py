@@ -22,10 +22,10 @@ FLOORS = {
     "prompt_files": 2,
     "pipeline": 5,
     "stages": 4,
+    "towers": 4,
     "sources": 3,
     "checkpoints": 3,
     "compiling": 3,
-    "clip": 3,
     "lora": 3,
     "lora_files": 3,
     "sizes": 3,
@@ -36,6 +36,7 @@ FLOORS = {
     "stage_c": 2,
     "compressor": 2,
     "text": 2,
+    "text_encoder": 2,
     "canvas": 2,
     "tiling": 2,
     "blending": 2,
@@ -52,11 +53,9 @@ FLOORS = {
     "writing": 0,
 }
 NEIGHBOURS = {
-    # one room that grew too large for a file: checkpoints above clip and sizes above recognise
-    ("checkpoints", "clip"),
+    # one room that grew too large for a file: checkpoints above sizes above recognise
     ("checkpoints", "recognise"),
     ("checkpoints", "sizes"),
-    ("clip", "recognise"),
     ("lora", "lora_files"),
     ("lora_files", "recognise"),
     ("sizes", "recognise"),

@@ -24,8 +24,8 @@ Glossary:
     published        as in the repositories `warp-ai/wuerstchen-prior` and `warp-ai/wuerstchen`
 
 Reading order: `pipeline` and `stages` tell the whole story, then `stage_c`, `stage_b`, `stage_a`,
-the blocks in `layers` and their products in `arithmetic`, the diffusion in `sampling`, then `text`,
-`settings`, `placement`, `checkpoints`, `compressor`.
+the blocks in `layers` and their products in `arithmetic`, the diffusion in `sampling`, then `text`
+and `text_encoder`, `settings`, `placement`, `checkpoints`, `compressor`.
 
 Names are imported when they are first used, so that importing the package costs nothing.
 """
@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .canvas import to_images
-    from .checkpoints import CheckpointError, load_network, load_text_tower
+    from .checkpoints import CheckpointError, load_network
     from .compressor import Compressor, CompressorConfig
     from .interpolation import between, slerp
     from .pipeline import Wuerstchen
@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from .stage_c import StageC, StageCConfig
     from .stages import Texts
     from .text import TextTower
+    from .text_encoder import TextEncoder, TextEncoderConfig
+    from .towers import load_text_tower
 
 __version__ = "0.1.0"
 
@@ -62,6 +64,8 @@ __all__ = [
     "StageBConfig",
     "StageC",
     "StageCConfig",
+    "TextEncoder",
+    "TextEncoderConfig",
     "TextTower",
     "Texts",
     "Wuerstchen",
@@ -77,7 +81,7 @@ __all__ = [
 
 ROOMS = {
     "canvas": ("to_images",),
-    "checkpoints": ("CheckpointError", "load_network", "load_text_tower"),
+    "checkpoints": ("CheckpointError", "load_network"),
     "compressor": ("Compressor", "CompressorConfig"),
     "interpolation": ("between", "slerp"),
     "pipeline": ("Wuerstchen",),
@@ -89,6 +93,8 @@ ROOMS = {
     "stage_c": ("StageC", "StageCConfig"),
     "stages": ("Texts",),
     "text": ("TextTower",),
+    "text_encoder": ("TextEncoder", "TextEncoderConfig"),
+    "towers": ("load_text_tower",),
 }
 
 

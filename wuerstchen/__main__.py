@@ -79,7 +79,7 @@ def convert_source(words: list[str]) -> None:
     )
     add_source(parser)
     parser.add_argument("out", metavar="OUT", type=Path, help="file to write, ends in .safetensors")
-    kinds = ("stage_a", "stage_b", "stage_c", "compressor")
+    kinds = ("stage_a", "stage_b", "stage_c", "compressor", "text_encoder")
     parser.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), help="default: as it is")
     parser.add_argument("--kind", choices=kinds, help="which network, where SOURCE holds several")
     args = parser.parse_args(words[1:])

@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from . import files
 from .blending import blended, parse_blend
-from .clip import load_text_tower
 from .files import CheckpointError, Weights, first_line
 from .placement import Placement
 from .recognise import KINDS, Kind, Recognised, compare, published_names, recognise, wrong_kind
@@ -32,7 +32,6 @@ __all__ = [
     "convert",
     "describe",
     "load_network",
-    "load_text_tower",
     "recognise",
 ]
 
@@ -228,7 +227,7 @@ def understood(weights: Weights, kind: str) -> Found:
 def built(found: Found, ops: Any, kind_of: type[Any] | None = None) -> nn.Module:
     """Return the network without memory; the found tensors are sure to fit."""
     entry = KINDS[found.kind]
-    with torch.device("meta"):
+    with torch.device("meta"), Unfilled():
         network: nn.Module = (kind_of or entry.network)(found.config, ops=ops)
         plain = entry.network(found.config)  # other layers may show their weights once loaded only
     differences = compare(plain.state_dict(), found.tensors)
@@ -241,9 +240,19 @@ def built(found: Found, ops: Any, kind_of: type[Any] | None = None) -> nn.Module
     return network
 
 
+class Unfilled(TorchFunctionMode):
+    """Builds layers without drawing their first numbers, for which PyTorch loads its compiler."""
+
+    def __torch_function__(self, call: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(call, "__module__", "") == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return call(*args, **kwargs)
+
+
 def published_folders() -> list[str]:
     """Return the folders that may hold networks: the root and those of a pipeline."""
-    return ["", *(entry.folder for entry in KINDS.values()), "text_encoder"]
+    return ["", *(entry.folder for entry in KINDS.values())]
 
 
 def described(path: Path) -> list[Description]:

@@ -152,6 +152,14 @@ class Attention(nn.Module):
         return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)
 
 
+class LayerNorm(nn.LayerNorm):
+    """Layer norm whose weights are cast to the input's dtype and device when they are used."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale, shift = self.weight.to(x), self.bias.to(x)
+        return F.layer_norm(x, self.normalized_shape, scale, shift, self.eps)
+
+
 class LayerNorm2d(nn.Module):
     """Norm over the channels of a map (N, C, H, W), without weights."""
 

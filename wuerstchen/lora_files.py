@@ -81,7 +81,7 @@ def load_lora(
     Args:
         source: weights file, a folder that holds one of `FILES`, or a Hub name.
         stage_c: the network that the LoRA is for; only the shapes of its weights are read.
-        text_tower: CLIP's text tower before Stage C, of transformers, likewise.
+        text_tower: the network of the text tower before Stage C, likewise.
 
     Raises:
         CheckpointError: if the source is missing or damaged, or anything in it does not fit.

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .canvas import Canvas, canvas_for, given, to_images
-from .checkpoints import load_network, load_text_tower
+from .checkpoints import load_network
 from .compiling import check_compiler, compile_blocks
 from .compressor import Compressor
 from .files import CheckpointError
@@ -27,7 +27,7 @@ from .stage_a import StageA
 from .stage_b import StageB
 from .stage_c import StageC
 from .stages import Stages, Texts
-from .text import TextTower
+from .towers import load_text_tower
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -122,9 +122,9 @@ class Wuerstchen(Stages):
         prior_home = prior if is_whole(prior) else published_pair(model)[0]
         decoder_home = decoder if is_whole(decoder) else published_pair(model)[1]
         stages = cls(
-            prior_text=TextTower(*load_text_tower(prior_home, placement), placement),
+            prior_text=load_text_tower(prior_home, placement),
             stage_c=stage_c,
-            decoder_text=TextTower(*load_text_tower(decoder_home, placement), placement),
+            decoder_text=load_text_tower(decoder_home, placement),
             stage_b=stage_b,
             stage_a=cast(StageA, load_network(stage_a or decoder_home, "stage_a", placement)),
             load_compressor=partial(read_compressor, compressor, decoder_home, placement),

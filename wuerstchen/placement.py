@@ -70,14 +70,16 @@ class Placement:
         return network.to(self.device if self.offload == "none" else CPU)
 
     @contextmanager
-    def running(self, network: nn.Module) -> Iterator[None]:
+    def running(self, network: nn.Module, *, often: bool = True) -> Iterator[None]:
         """Bring a settled `network` to the device for a run, and its weights off again afterwards.
+
+        `often` says that it is called so many times that packing its weights first is worthwhile.
 
         With "layer" a network built from `ops` stays on the CPU; any other moves as with "stage".
         """
         stays = self.offload == "none" or self.device == CPU
         if stays or (self.offload == "layer" and is_streamed(network)):
-            with packing(network) if self.offload == "none" else nullcontext():
+            with packing(network) if often and self.offload == "none" else nullcontext():
                 yield
             return
         rest = weights(network)
@@ -201,10 +203,11 @@ class Streamed:
             return y
 
     class Embedding(nn.Embedding):
-        """A table that goes to the device of the numbers looked up in it."""
+        """A table in which numbers are looked up where it rests."""
 
         def forward(self, numbers: Tensor) -> Tensor:
-            return F.embedding(numbers, self.weight.to(numbers.device))
+            found = F.embedding(numbers.to(self.weight.device), self.weight)
+            return found.to(numbers.device)
 
 
 def fetched(layer: Any, like: Tensor) -> tuple[Tensor, Tensor | None]:

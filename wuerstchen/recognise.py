@@ -16,6 +16,7 @@ from .compressor import Compressor, CompressorConfig
 from .stage_a import StageA, StageAConfig
 from .stage_b import StageB, StageBConfig
 from .stage_c import StageC, StageCConfig
+from .text_encoder import TextEncoder, TextEncoderConfig
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -73,6 +74,15 @@ KINDS = {
         repository="dome272/wuerstchen, file model_v2_stage_b.pt",
         marks=("backbone.0.0.weight", "mapper.0.weight"),
     ),
+    "text_encoder": Kind(
+        network=TextEncoder,
+        config=TextEncoderConfig,
+        folder="text_encoder",
+        name="a CLIP text tower",
+        advice="it belongs into the folder text_encoder of a pipeline",
+        repository="warp-ai/wuerstchen-prior for Stage C, warp-ai/wuerstchen for Stage B",
+        marks=("embeddings.token_embedding.weight", "embeddings.position_embedding.weight"),
+    ),
 }
 
 PREFIXES = (
@@ -83,7 +93,11 @@ PREFIXES = (
     "prior.",
     "decoder.",
     "vqgan.",
+    "text_model.",
 )
+
+# Keys that are left out on purpose, and why.
+DROPPED = {"embeddings.position_ids": "the numbers 0 to 76, which need not be kept"}
 
 # What a file with a key like this is instead; the first that fits.
 FOREIGNERS = {
@@ -98,7 +112,8 @@ FOREIGNERS = {
     r"(first_stage_model|cond_stage_model|conditioner)\.": "a Stable Diffusion checkpoint",
     r"down_blocks\.\d+\.(attentions|resnets)\.": "a network of Stable Diffusion",
     r"(en|de)coder\.conv_in\.": "a network of Stable Diffusion",
-    r"(.*\.)?(text_model|token_embedding)\.": "a CLIP text tower",
+    r"text_model\.": "a CLIP model with more than its text tower",
+    r"(transformer\.resblocks|token_embedding)\.": "a CLIP text tower in OpenCLIP's layout",
 }
 
 
@@ -164,7 +179,10 @@ def published_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     prefix = common_prefix(tensors)
     renamed: dict[str, Tensor] = {}
     for key, tensor in tensors.items():
-        for name, share in published_name(key.removeprefix(prefix), tensor).items():
+        key = key.removeprefix(prefix)
+        if key in DROPPED:
+            continue
+        for name, share in published_name(key, tensor).items():
             if name in renamed:
                 raise ValueError(f"{name} is there twice, also as {key}")
             renamed[name] = share

@@ -11,6 +11,7 @@ from .recognise import KINDS, Shapes
 from .stage_a import StageAConfig
 from .stage_b import StageBConfig
 from .stage_c import StageCConfig
+from .text_encoder import TextEncoderConfig
 
 OLD_NAMES = {
     "stage_a": {
@@ -21,6 +22,8 @@ OLD_NAMES = {
 }
 # Old config entries that say nothing about the network.
 UNUSED = {"stage_c": {"latent_size": "the latent's size is chosen at each run"}}
+# Kinds whose config.json says much beside that: transformers notes there what it needs itself.
+WORDY = ("text_encoder",)
 
 HEAD_DIM = 64
 LETTERS = {"depthwise": "C", "mapper": "T", "attention.to_q": "A"}
@@ -40,6 +43,8 @@ def config_from_entries(kind: str, entries: Mapping[str, Any]) -> Any:
             continue
         name = renames.get(key, key)
         if name not in defaults:
+            if kind in WORDY:
+                continue
             raise ValueError(f"config entry {key!r} is unknown, known are {', '.join(defaults)}")
         values[name] = checked(name, value, defaults[name])
     return config(**values)
@@ -68,7 +73,12 @@ def config_from_shapes(kind: str, shapes: Shapes) -> Any:
     Raises:
         ValueError: if a size cannot be read off.
     """
-    readers = {"stage_a": stage_a_config, "stage_b": stage_b_config, "stage_c": stage_c_config}
+    readers = {
+        "stage_a": stage_a_config,
+        "stage_b": stage_b_config,
+        "stage_c": stage_c_config,
+        "text_encoder": text_encoder_config,
+    }
     if kind not in readers:
         return KINDS[kind].config()
     try:
@@ -143,6 +153,19 @@ def stage_c_config(shapes: Shapes) -> StageCConfig:
         c_r=shapes["blocks.1.mapper.weight"][1],
         depth=matches(shapes, r"blocks\.\d+\.depthwise\.weight"),
         nhead=heads(c),
+    )
+
+
+def text_encoder_config(shapes: Shapes) -> TextEncoderConfig:
+    """Return the config of a text tower's network."""
+    vocabulary, width = shapes["embeddings.token_embedding.weight"]
+    return TextEncoderConfig(
+        hidden_size=width,
+        intermediate_size=shapes["encoder.layers.0.mlp.fc1.weight"][0],
+        num_hidden_layers=matches(shapes, r"encoder\.layers\.\d+\.mlp\.fc1\.weight"),
+        num_attention_heads=heads(width),
+        vocab_size=vocabulary,
+        max_position_embeddings=shapes["embeddings.position_embedding.weight"][0],
     )
 
 

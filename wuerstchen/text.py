@@ -1,4 +1,4 @@
-"""Prompt -> token features, by a CLIP text tower from transformers.
+"""Prompt -> token features, by a CLIP text tower.
 
 Würstchen v2 has two towers: OpenCLIP bigG for Stage C and OpenCLIP H for Stage B. Both stages take
 the last layer after its final norm, of all tokens with the padding included; there is no pooling.
@@ -41,8 +41,8 @@ class TextTower:
         """Join the parts.
 
         Args:
-            network: transformers' `CLIPTextModel`, settled by `placement`.
-            tokenizer: transformers' `CLIPTokenizer` or `CLIPTokenizerFast`.
+            network: a `TextEncoder`, settled by `placement`.
+            tokenizer: CLIP's, of transformers.
             placement: where the network runs.
         """
         self.network = network
@@ -92,7 +92,7 @@ class TextTower:
         prompts_chunks = [self.chunks(pieces(prompt, weighting)) for prompt in prompts]
         chunks = [chunk for chunks in prompts_chunks for chunk in chunks]
         weights = self._weights(chunks)
-        with self.placement.running(self.network):
+        with self.placement.running(self.network, often=False):
             features = self._read(chunks)
             if bool((weights != 1).any()):  # read alone: the other rows keep every bit
                 empty = self._read([[]])
@@ -133,11 +133,9 @@ class TextTower:
             for chunk in chunks
         ]
         numbers = torch.tensor([row + [words.pad_token_id] * (length - len(row)) for row in rows])
-        mask = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows])
+        mask = torch.tensor([[i < len(row) for i in range(length)] for row in rows])
         device = self.placement.device
-        features: Tensor = self.network(
-            input_ids=numbers.to(device), attention_mask=mask.to(device)
-        ).last_hidden_state
+        features: Tensor = self.network(numbers.to(device), mask.to(device))
         return features.float().cpu()
 
     def _weights(self, chunks: Sequence[Chunk]) -> Tensor:

@@ -227,14 +227,13 @@ def out_of_memory() -> dict[str, Any]:
 def weighting() -> dict[str, Any]:
     """Return how far the package's features are from the host's, relative to the largest."""
     road = Road()
-    from pack.wuerstchen.checkpoints import load_text_tower
     from pack.wuerstchen.placement import Placement
     from pack.wuerstchen.sources import MINI
-    from pack.wuerstchen.text import TextTower
+    from pack.wuerstchen.towers import load_text_tower
 
     found, placement = {}, Placement()
     for folder, clip in (("wuerstchen-prior", road.clip), ("wuerstchen", road.clip_b)):
-        tower = TextTower(*load_text_tower(MINI / folder, placement), placement)
+        tower = load_text_tower(MINI / folder, placement)
         for prompt in WEIGHTED:
             theirs = road.call("TextEncode", clip, prompt)[0][0][0]
             ours = tower.encode([prompt])

@@ -93,15 +93,18 @@ def write_tower(root: Path, tower: Tower) -> None:
     """Write text encoder and tokenizer, with the key prefix that every transformers release reads."""
     tower.words.save_pretrained(root / "tokenizer")
     tower.words.backend_tokenizer.model.save(str(root / "tokenizer"))  # vocab.json and merges.txt
-    config = tower.network.config.to_diff_dict() | {
+    config = asdict(tower.network.config) | {
         "architectures": ["CLIPTextModel"],
+        "model_type": "clip_text_model",
+        "projection_dim": tower.network.config.hidden_size,
+        "bos_token_id": tower.words.bos_token_id,
+        "eos_token_id": tower.words.eos_token_id,
+        "pad_token_id": tower.words.pad_token_id,
         "torch_dtype": "float16",
     }
     write_json(root / "text_encoder" / "config.json", config)
     state = tower.network.state_dict()
-    prefixed = {
-        "text_model." + key.removeprefix("text_model."): value for key, value in state.items()
-    }
+    prefixed = {f"text_model.{key}": value for key, value in state.items()}
     write_weights(root / "text_encoder" / "model.safetensors", prefixed)
 
 

@@ -5,13 +5,14 @@ from typing import Any, TypeVar
 import torch
 from tokenizers.pre_tokenizers import ByteLevel
 from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTokenizer
 
 from ..compressor import CompressorConfig, Stage
 from ..layers import AttnBlock, ResBlock, TimestepBlock
 from ..stage_a import StageAConfig
 from ..stage_b import StageB, StageBConfig
 from ..stage_c import StageC, StageCConfig
+from ..text_encoder import TextEncoder, TextEncoderConfig
 from .wording import VOCABULARY
 
 NATIVE_SIZE = 256
@@ -73,22 +74,27 @@ def bytes_as_letters() -> list[str]:
     return sorted(ByteLevel.alphabet())
 
 
-def text_tower(width: int, layers: int, words: CLIPTokenizer) -> CLIPTextModel:
-    """Return an untrained CLIP text tower."""
-    config = CLIPTextConfig(
+@torch.no_grad()
+def text_encoder(width: int, layers: int, words: CLIPTokenizer) -> TextEncoder:
+    """Return an untrained text encoder, its numbers drawn as CLIP's are before its training."""
+    config = TextEncoderConfig(
         vocab_size=len(words),
         hidden_size=width,
         intermediate_size=width * 4,
-        projection_dim=width,
         num_hidden_layers=layers,
         num_attention_heads=width // 32,
         max_position_embeddings=words.model_max_length,
-        hidden_act="gelu",
-        bos_token_id=words.bos_token_id,
-        eos_token_id=words.eos_token_id,
-        pad_token_id=words.pad_token_id,
     )
-    return CLIPTextModel(config)
+    network, quiet = TextEncoder(config), (2 * width * layers) ** -0.5
+    spreads = {"embedding": 0.02, "fc1": (2 * width) ** -0.5, "out_proj": width**-0.5}
+    for name, numbers in network.named_parameters():
+        if name.endswith("bias"):
+            numbers.zero_()
+        elif numbers.ndim > 1:
+            layer = name.split(".")[-2]
+            spread = next((spreads[end] for end in spreads if layer.endswith(end)), quiet)
+            numbers.normal_(std=spread)
+    return network
 
 
 def initialise(network: Network) -> Network:

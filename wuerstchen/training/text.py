@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .data import captions
-from .mini import text_tower, tokenizer
+from .mini import text_encoder, tokenizer
 from .shapes import COLOURS, PLACES, SHAPES, SIZES, Scene, random_scene
 
 BATCH, POSITIONS = 64, 3
@@ -39,7 +39,7 @@ class Tower(nn.Module):
     def __init__(self, width: int, layers: int) -> None:
         super().__init__()
         self.words = tokenizer()
-        self.network = text_tower(width, layers, self.words)
+        self.network = text_encoder(width, layers, self.words)
         self.heads = nn.ModuleDict(
             {name: nn.Linear(width, len(options)) for name, options in QUESTIONS.items()}
         )
@@ -48,10 +48,9 @@ class Tower(nn.Module):
         """Return features (N, 77, D) and the lengths (N,) of the prompts in tokens."""
         tokens = self.words(
             prompts, padding="max_length", max_length=77, truncation=True, return_tensors="pt"
-        ).to(self.network.device)
-        mask = tokens["attention_mask"]
-        features = self.network(tokens["input_ids"], attention_mask=mask).last_hidden_state
-        return features, mask.sum(dim=1)
+        ).to(next(self.network.parameters()).device)
+        mask = tokens["attention_mask"].bool()
+        return self.network(tokens["input_ids"], mask), mask.sum(dim=1)
 
     def question_loss(self, features: Tensor, lengths: Tensor, scenes: list[Scene]) -> Tensor:
         """Return the mean cross entropy of all questions at the end token and random paddings."""
