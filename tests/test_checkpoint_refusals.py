@@ -29,6 +29,8 @@ from wuerstchen.stage_b import StageBConfig
 from wuerstchen.stage_c import StageCConfig
 from wuerstchen.towers import load_text_tower
 
+from .conftest import make_tokenizer
+
 PLACEMENT = Placement()
 TINY: dict[str, Any] = {
     "stage_a": StageAConfig(bottleneck_blocks=1, embed_dim=16, num_vq_embeddings=32),
@@ -417,6 +419,10 @@ def test_broken_text_towers_are_refused(tmp_path: Path) -> None:
     assert f"{folder / 'tokenizer'}: transformers cannot load this tokenizer" in message(
         load_text_tower, folder, PLACEMENT
     )
+    own = tower_folder(tmp_path / "y")
+    make_tokenizer().save_pretrained(own / "tokenizer")
+    refusal = message(load_text_tower, own, PLACEMENT)
+    assert "expected at most 8 tokens, as in the text_encoder beside" in refusal
     config = folder / "text_encoder" / "config.json"
     for words, said in (
         ('{"hidden_size": 9, "num_attention_heads": 2}', "must divide hidden_size = 9, got 2"),

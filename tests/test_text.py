@@ -1,5 +1,7 @@
 """Text towers: shapes, padding, the mask, chunks, weights, features from elsewhere."""
 
+import json
+import shutil
 from itertools import pairwise
 from pathlib import Path
 
@@ -119,6 +121,19 @@ def test_a_small_weighted_piece_is_not_torn_between_chunks(tower: TextTower) -> 
     moved = tower.encode([f"{front}(a large star:1)"])
     alone = tower.encode([front, "a large star"]).flatten(0, 1)[None]
     assert error(moved, alone) < 1e-5
+
+
+def test_a_tokenizer_that_names_no_length_reads_as_many_as_the_network(
+    home: Path, tower: TextTower, tmp_path: Path
+) -> None:
+    shutil.copytree(home, tmp_path / "copy")
+    config = tmp_path / "copy" / "tokenizer" / "tokenizer_config.json"
+    entries = json.loads(config.read_text())
+    del entries["model_max_length"]
+    config.write_text(json.dumps(entries))
+    boundless = load_text_tower(tmp_path / "copy", Placement())
+    assert boundless.tokenizer.model_max_length > 10**9
+    assert torch.equal(boundless.encode([LONG]), tower.encode([LONG]))
 
 
 def test_prompts_of_different_lengths_are_not_stacked(tower: TextTower) -> None:

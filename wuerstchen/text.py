@@ -55,6 +55,12 @@ class TextTower:
         config: Any = self.network.config
         return int(config.hidden_size)
 
+    @property
+    def length(self) -> int:
+        """Tokens of a chunk, with start, end and padding."""
+        config: Any = self.network.config
+        return min(int(self.tokenizer.model_max_length), int(config.max_position_embeddings))
+
     def encode(self, prompts: Sequence[str], weighting: str = "comfy") -> Tensor:
         """Return the features (N, L, D) of prompts with the same number of chunks.
 
@@ -107,7 +113,7 @@ class TextTower:
         Each piece is read for itself, and one of fewer than 8 tokens that does not fit into its
         chunk goes into the next whole: both as in ComfyUI.
         """
-        room = self.tokenizer.model_max_length - self.tokenizer.num_special_tokens_to_add()
+        room = self.length - self.tokenizer.num_special_tokens_to_add()
         found: list[Chunk] = [[]]
         for text, weight in parts:
             numbers = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
@@ -127,7 +133,7 @@ class TextTower:
 
         Padding attends only to the tokens of its chunk: without this mask its features are others.
         """
-        words, length = self.tokenizer, self.tokenizer.model_max_length
+        words, length = self.tokenizer, self.length
         rows = [
             [words.bos_token_id, *(token.number for token in chunk), words.eos_token_id]
             for chunk in chunks
@@ -140,7 +146,7 @@ class TextTower:
 
     def _weights(self, chunks: Sequence[Chunk]) -> Tensor:
         """Return the weights (M, 77, 1) of the tokens; those of start, end and padding are 1."""
-        weights = torch.ones(len(chunks), self.tokenizer.model_max_length, 1)
+        weights = torch.ones(len(chunks), self.length, 1)
         for row, chunk in zip(weights, chunks, strict=True):
             row[1 : 1 + len(chunk), 0] = torch.tensor([token.weight for token in chunk])
         return weights

@@ -1,6 +1,7 @@
 """Pipeline folder -> its text tower: the network, and the tokenizer by transformers."""
 
 from pathlib import Path
+from typing import Any
 
 from . import files
 from .checkpoints import load_network
@@ -19,8 +20,6 @@ def load_text_tower(source: str | Path, placement: Placement) -> TextTower:
     Raises:
         CheckpointError: if a folder is missing or damaged, or the weights are not of a text tower.
     """
-    from transformers import AutoTokenizer
-
     root = files.resolve(source, folders=["text_encoder"], extras=["tokenizer/*"])
     file = files.component_file(root / "text_encoder")
     if file is None or not (root / "tokenizer").is_dir():
@@ -29,13 +28,27 @@ def load_text_tower(source: str | Path, placement: Placement) -> TextTower:
             f"and tokenizer, found {files.listing(root) if root.is_dir() else 'a file'}; published "
             "are warp-ai/wuerstchen-prior and warp-ai/wuerstchen"
         )
-    network = load_network(file, "text_encoder", placement)
+    network: Any = load_network(file, "text_encoder", placement)
+    tokenizer = load_tokenizer(root / "tokenizer", network.config.vocab_size)
+    return TextTower(network, tokenizer, placement)
+
+
+def load_tokenizer(folder: Path, most: int) -> Any:
+    """Return the tokenizer in a folder, for a network that knows `most` tokens."""
+    from transformers import AutoTokenizer
+
     try:
         tokenizer = AutoTokenizer.from_pretrained(
-            root / "tokenizer", local_files_only=True, trust_remote_code=False
+            folder, local_files_only=True, trust_remote_code=False
         )
     except Exception as error:  # transformers passes on whatever its readers raise
         raise CheckpointError(
-            f"{root / 'tokenizer'}: transformers cannot load this tokenizer: {first_line(error)}"
+            f"{folder}: transformers cannot load this tokenizer: {first_line(error)}"
         ) from error
-    return TextTower(network, tokenizer, placement)
+    marks = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    if None in marks or len(tokenizer) > most:
+        raise CheckpointError(
+            f"{folder}: expected at most {most} tokens, as in the text_encoder beside, with a start, "
+            f"an end and padding, found {len(tokenizer)} and {marks}; take both from one repository"
+        )
+    return tokenizer
