@@ -4,6 +4,7 @@ import json
 import os
 import resource
 import signal
+import tarfile
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import asdict
@@ -205,6 +206,23 @@ def test_stage_b_given_as_prior_says_where_it_belongs(tmp_path: Path) -> None:
     text = refused(tmp_path / "a.safetensors")
     assert "this is Stage B (the decoder) (no projection.weight but " in text
     assert text.endswith("; give it as the decoder")
+
+
+def test_an_archive_of_old_is_refused_unread(tmp_path: Path) -> None:
+    (tmp_path / "sys_info").write_bytes(b"code")
+    with tarfile.open(tmp_path / "a.pt", "w") as archive:
+        archive.add(tmp_path / "sys_info")
+    text = message(load_network, tmp_path / "a.pt", "stage_c", PLACEMENT)
+    assert "refused, since reading it could run code" in text
+
+
+def test_a_text_tower_that_does_not_run_here_is_still_described(tmp_path: Path) -> None:
+    folder = tower_folder(tmp_path) / "text_encoder"
+    config = folder / "config.json"
+    config.write_text(config.read_text().replace('"gelu"', '"quick_gelu"'))
+    (found,) = describe(folder)
+    assert found.kind == "text_encoder"
+    assert found.config.startswith("none that runs here: hidden_act must be gelu, as published")
 
 
 FOREIGN = {

@@ -1,6 +1,7 @@
 """The blocks that the networks share, each against a plain formula or torch's own layer."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -246,6 +247,29 @@ def test_packed_weights_multiply_to_the_last_bit_and_are_dropped(dtype: torch.dt
     assert not hasattr(layer, "packed")
     layer.weight.mul_(2)
     assert error(linear(layer, x), layer(x)) < 1e-2
+
+
+def test_a_container_counts_its_own_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    texts = {
+        "/proc/meminfo": "MemTotal: 9000 kB\nMemAvailable: 8000 kB\n",
+        "/sys/fs/cgroup/memory.max": "3000000\n",
+        "/sys/fs/cgroup/memory.current": "2500000\n",
+        "/sys/fs/cgroup/memory.stat": "anon 1\nactive_file 100000\ninactive_file 200000\n",
+    }
+
+    def there(file: str) -> Path:
+        path = tmp_path / file.replace("/", "_")
+        if file in texts:
+            path.write_text(texts[file])
+        return path
+
+    monkeypatch.setattr(arithmetic, "Path", there)
+    assert memory_left() == 800_000
+    texts["/sys/fs/cgroup/memory.max"] = "max\n"
+    assert memory_left() == 8_192_000
+    texts.clear()
+    (tmp_path / "_proc_meminfo").unlink()
+    assert memory_left() == 0
 
 
 def test_where_memory_is_short_nothing_is_packed(monkeypatch: pytest.MonkeyPatch) -> None:

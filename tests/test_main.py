@@ -16,13 +16,31 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from safetensors.torch import load_file, save_file
 
-from wuerstchen import Wuerstchen, __version__
+from wuerstchen import Settings, Wuerstchen, __version__
 from wuerstchen.__main__ import main
+from wuerstchen.options import parse
+from wuerstchen.pictures import save
 from wuerstchen.settings import PRESETS
 
 PROMPT, OTHER = "a large red circle", "a green star"
 QUICK = ["--width", "128", "--height", "128", "--steps", "2", "--decoder-steps", "1"]
-ABOUT_THE_MODEL = ("model", "prior", "decoder", "stage_a", "compressor", "lora", "version")
+ABOUT_THE_MODEL = (
+    "model",
+    "prior",
+    "decoder",
+    "stage_a",
+    "compressor",
+    "lora",
+    "quantize",
+    "version",
+)
+REPEATED = {
+    **dict.fromkeys(ABOUT_THE_MODEL),
+    **vars(Settings()),
+    "prompt": PROMPT,
+    "image": "old.png",
+    "lora": ["style:1.0", "other"],
+}
 Capture = pytest.CaptureFixture[str]
 
 
@@ -90,6 +108,7 @@ def test_the_file_says_how_to_paint_it_again(
         "compressor": None,
         "lora": [],
         "version": __version__,
+        "quantize": "none",
     }
     line = Image.open(tmp_path / "out" / "00001.png").text["parameters"]  # type: ignore[attr-defined]
     assert line.startswith(f"{PROMPT}\nNegative prompt: blue\nSteps: 2, CFG scale: 3.0, ")
@@ -370,7 +389,35 @@ def test_too_little_memory_is_said_with_what_needs_less(
 
     monkeypatch.setattr(Wuerstchen, "paint", exhausted)
     line = refused(lambda: paint(PROMPT), tmp_path, capfd)
-    assert "cpu has too little memory; smaller are --offload stage" in line
+    assert "too little memory for --device cpu; smaller are --offload stage" in line
+
+
+@pytest.mark.parametrize(
+    "said", ["MPS backend out of memory", "DefaultCPUAllocator: can't allocate memory"]
+)
+def test_too_little_memory_to_load_is_said_likewise(
+    paint: Callable[..., int],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capfd: Capture,
+    said: str,
+) -> None:
+    def exhausted(**_: object) -> None:
+        raise RuntimeError(said)
+
+    monkeypatch.setattr(Wuerstchen, "load", exhausted)
+    assert "too little memory" in refused(lambda: paint(PROMPT), tmp_path, capfd)
+
+
+def test_another_error_of_pytorch_is_not_taken_for_it(
+    paint: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(**_: object) -> None:
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(Wuerstchen, "load", broken)
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        paint(PROMPT)
 
 
 def test_a_disk_that_is_full_leaves_no_half_written_file(tiny: Path, tmp_path: Path) -> None:
@@ -435,6 +482,16 @@ def test_a_picture_is_repeated_from_its_own_file_with_what_is_given_changed(
     assert about(other) == {**facts, "seed": 6}
     assert paint(OTHER, "--from", first, "--output", other) == 0
     assert about(other) == {**facts, "prompt": OTHER}
+
+
+def test_images_and_loras_that_are_given_take_the_place_of_those_in_the_file(
+    tmp_path: Path,
+) -> None:
+    save(Image.new("RGB", (8, 8)), tmp_path / "a.png", REPEATED)
+    words = ["--from", str(tmp_path / "a.png")]
+    kept, changed = parse(words), parse([*words, "--image", "new.png", "--lora", "style:0.5"])
+    assert (kept.image, kept.lora) == (["old.png"], ["style:1.0", "other"])
+    assert (changed.image, changed.lora) == (["new.png"], ["style:0.5"])
 
 
 def test_a_preset_sets_what_is_not_given(paint: Callable[..., int], tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wuerstchen import Settings
+from wuerstchen import Settings, __version__
 from wuerstchen.__main__ import main
 from wuerstchen.pictures import facts_of
 from wuerstchen.prompt_files import read_jobs
@@ -128,7 +128,28 @@ def test_more_prompts_may_follow_and_other_ones_are_refused(
     assert (folder / "manifest.jsonl").read_bytes() == before
 
 
-def test_pictures_of_another_runningare_not_taken_for_its_own(
+def test_a_newer_version_goes_on_but_other_weights_do_not(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    source, folder = write(tmp_path, "p.txt", "a red circle\n"), tmp_path / "out"
+    assert run(folder, source) == 0
+    manifest = folder / "manifest.jsonl"
+    manifest.write_text(manifest.read_text().replace(f'"{__version__}"', '"0.0.1"'))
+    assert run(folder, source) == 0
+    assert "1 pictures, 0 of them new" in capfd.readouterr().out
+    assert run(folder, source, "--quantize", "int8") == 2
+    assert "is of other prompts, settings or sources" in capfd.readouterr().err
+
+
+def test_only_ends_of_lines_end_a_prompt(tmp_path: Path) -> None:
+    breaks = "a red\u2028circle\x0bon\x85blue"
+    rows = {"p.txt": breaks, "p.jsonl": json.dumps({"prompt": breaks}, ensure_ascii=False)}
+    for name, text in rows.items():
+        ((job,),) = read_jobs(write(tmp_path, name, text + "\r\n"), Settings())
+        assert job.prompt == breaks
+
+
+def test_pictures_of_another_run_are_not_taken_for_its_own(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "out"

@@ -59,6 +59,26 @@ def test_the_heaps_come_out_with_their_place_and_width(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("steps", [200, 400])
+def test_so_many_steps_that_some_change_no_noise_end_like_fewer(name: str, steps: int) -> None:
+    times = uniform_times(steps)
+    assert (noise_ratio(times).diff() == 0).any()
+    x = start(64)
+    done = list(SAMPLERS[name](heaps, x, times, generators(range(len(x)))))
+    assert len(done) == steps
+    assert float(done[-1].abs().mean()) == pytest.approx(1, abs=0.02)
+    assert float(done[-1].abs().std()) == pytest.approx(VARIANCE**0.5, abs=0.025)
+
+
+@pytest.mark.parametrize("name", sorted(set(SAMPLERS) - {"ddpm"}))
+def test_a_run_without_any_change_of_noise_leaves_all_as_it_was(name: str) -> None:
+    x = start(1)
+    done = list(SAMPLERS[name](heaps, x, torch.tensor([1.0, 0.999, 0.998]), generators([0])))
+    assert len(done) == 2
+    assert all(torch.equal(one, x) for one in done)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
 @pytest.mark.parametrize("steps", [1, 2, 3, 7])
 def test_a_network_that_knows_the_picture_gives_it_back(name: str, steps: int) -> None:
     picture = start(2).float()

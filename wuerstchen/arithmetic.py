@@ -10,7 +10,6 @@ gradients: where they are asked for, and on other devices, PyTorch goes its own 
 Shapes: N batch, C channels, H W rows and columns of a map, L tokens, d features of a head.
 """
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,7 +27,8 @@ ONEDNN = {  # what oneDNN multiplies well here
     "AVX2": (torch.float32,),
 }.get(torch.backends.cpu.get_cpu_capability() if HAS_ONEDNN else "", ())
 WORTHWHILE = 2**16  # scores of a head per thread
-BAND = 1024  # positions of a map at once, so that they stay in a CPU's cache
+SCORES, ROWS = 2**21, 128  # of them at once, so that they stay in a CPU's cache, and fewest queries
+BAND = 1024  # positions of a map at once, likewise
 ALL = slice(None)
 
 
@@ -45,7 +45,9 @@ def linear(
     `x` may hold only some of the layer's input features, its `columns`.
     """
     if columns != ALL or (is_plain(layer) and takes_onednn(x, layer.weight)):
-        return product(x, *packed(layer, x, columns), activate=activate, plus=plus)
+        y = product(x, *packed(layer, x, columns), activate=activate, plus=plus)
+        returned(layer)
+        return y
     return finished(layer(x), activate, plus)
 
 
@@ -87,8 +89,9 @@ def finished(y: Tensor, activate: bool, plus: Tensor | None) -> Tensor:
 def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """Return softmax(q kᵀ / √d) v, shape of `queries` (N, heads, L, d).
 
-    On a CPU for some queries of one head at a time, whose scores, in float32, stay in its cache; but
-    where a head is too small to occupy all threads, PyTorch's own way is faster.
+    On a CPU for some queries of one head at a time, whose scores, in float32, stay in its cache, with
+    keys and values packed for all of them; but where a head is too small to occupy all threads,
+    PyTorch's own way is faster.
     """
     scores = queries.shape[2] * keys.shape[2]
     if (
@@ -99,11 +102,12 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         return F.scaled_dot_product_attention(queries, keys, values)
     scaled = queries.float() * queries.shape[-1] ** -0.5
     heads = (part.flatten(0, 1) for part in (scaled, keys.float(), values.transpose(2, 3)))
-    found = []
+    rows, found = max(ROWS, SCORES // keys.shape[2]), []
     for q, k, v in zip(*heads, strict=True):
-        v = v.contiguous()
-        for some in torch.split(q, BAND):
-            found.append(product(product(some, k).softmax(dim=1).to(v), v))
+        if len(q) > rows:
+            k, v = in_order(k, rows), in_order(v, rows)
+        for some in torch.split(q, rows):
+            found.append(product(product(some, k).softmax(dim=1).to(values.dtype), v))
     return torch.cat(found).view(queries.shape)
 
 
@@ -148,10 +152,28 @@ def is_packable(layer: nn.Module) -> bool:
 
 
 def memory_left() -> float:
-    """Return the bytes that this machine can still give, as Linux says; elsewhere infinity."""
-    file = Path("/proc/meminfo")
-    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    return next((1024.0 * int(x.split()[1]) for x in lines if x.startswith("MemAvail")), math.inf)
+    """Return the bytes that this machine or container can still give, as Linux says; elsewhere 0."""
+    machine = entries("/proc/meminfo").get("MemAvailable:", 0.0) * 1024
+    group = "/sys/fs/cgroup/memory"
+    most, used = (read_number(f"{group}.{name}") for name in ("max", "current"))
+    if most is None or used is None:
+        return machine
+    kept = entries(f"{group}.stat")  # of files, which can go
+    return min(machine, most - used + kept.get("active_file", 0) + kept.get("inactive_file", 0))
+
+
+def entries(file: str) -> dict[str, float]:
+    """Return the numbers in a file of lines that begin with a name; none if there is no such file."""
+    path = Path(file)
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return {words[0]: float(words[1]) for words in map(str.split, lines)}
+
+
+def read_number(file: str) -> float | None:
+    """Return the number that a file holds; None if there is no such file, or a word in it."""
+    path = Path(file)
+    text = path.read_text(encoding="utf-8").strip() if path.exists() else ""
+    return float(text) if text.isdecimal() else None
 
 
 def drop_packed(network: nn.Module) -> None:
@@ -168,11 +190,16 @@ def packed(layer: Any, like: Tensor, columns: slice = ALL) -> tuple[Tensor, Tens
     key = (columns.start, columns.stop, like.dtype)
     if key not in kept:
         weight, bias = fetched(layer, like, columns)
-        rows = like.numel() // like.shape[-1]
-        order: Any = torch.ops.mkldnn._reorder_linear_weight
-        kept[key] = order(weight.contiguous(), rows), bias
+        kept[key] = in_order(weight, like.numel() // like.shape[-1]), bias
     found: tuple[Tensor, Tensor] = kept[key]
     return found
+
+
+def in_order(weight: Tensor, rows: int) -> Tensor:
+    """Return a weight in the order in which oneDNN multiplies it with about so many rows."""
+    order: Any = torch.ops.mkldnn._reorder_linear_weight
+    packed: Tensor = order(weight.contiguous(), rows)
+    return packed
 
 
 def fetched(layer: Any, like: Tensor, columns: slice = ALL) -> tuple[Tensor, Tensor]:
@@ -187,6 +214,12 @@ def fetched(layer: Any, like: Tensor, columns: slice = ALL) -> tuple[Tensor, Ten
         weight, bias = layer.fetched(like)
         return weight[:, columns], bias
     return layer.weight[:, columns].to(like), layer.bias.to(like)
+
+
+def returned(layer: Any) -> None:
+    """Tell a layer that only lends its weights that the product with them has been asked for."""
+    if hasattr(layer, "returned"):
+        layer.returned()
 
 
 def takes_onednn(x: Tensor, weight: Tensor) -> bool:

@@ -279,10 +279,18 @@ def described(path: Path) -> list[Description]:
                 ),
                 bytes=size,
                 sha256=checksum,
-                config=summary(understood(weights, what.kind).config) if what.kind else "",
+                config=config_in_words(weights, what.kind) if what.kind else "",
             )
         )
     return descriptions
+
+
+def config_in_words(weights: Weights, kind: str) -> str:
+    """Return the sizes of a network, or why they do not do here."""
+    try:
+        return summary(understood(weights, kind).config)
+    except CheckpointError as error:
+        return f"none that runs here: {first_line(error.__cause__ or error)}"
 
 
 def cast_in_place(tensors: dict[str, Tensor], dtype: torch.dtype) -> None:

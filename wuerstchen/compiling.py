@@ -11,15 +11,18 @@ from torch import nn
 from .layers import AttnBlock, ResBlock, TimestepBlock
 from .stage_a import MixBlock
 
-VARIANTS = 64  # of a block: widths, skips and shapes; PyTorch's own limit is 8
+VARIANTS = 512  # of all blocks: kinds, widths, skips and shapes; PyTorch's own limit is 8
 
 
 def compile_blocks(network: nn.Module) -> None:
     """Have every block of `network` compiled when it first runs."""
     from torch._dynamo import config
 
-    # the name that every version knows; newer ones say recompile_limit
-    config.cache_size_limit = max(VARIANTS, config.cache_size_limit)
+    # the names that every version knows; newer ones say recompile_limit
+    for name in ("cache_size_limit", "accumulated_cache_size_limit"):
+        setattr(config, name, max(VARIANTS, getattr(config, name)))
+    if torch.__version__ < (2, 5):  # type: ignore[operator]
+        config.inline_inbuilt_nn_modules = True  # else every block is compiled for itself
     for block in network.modules():
         if isinstance(block, AttnBlock | ResBlock | TimestepBlock | MixBlock):
             block.compile(fullgraph=True)

@@ -11,6 +11,7 @@ holds model_index.json and component folders.
 import hashlib
 import json
 import re
+import tarfile
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -237,6 +238,11 @@ def read_safetensors(path: Path) -> list[Weights]:
 
 def read_pickle(path: Path) -> list[Weights]:
     """Return the state dicts of a file that `torch.save` wrote."""
+    if tarfile.is_tarfile(path):  # until PyTorch 2.6 `weights_only` did not count for these
+        raise CheckpointError(
+            f"{path}: expected a PyTorch file, found an archive as PyTorch wrote it before 2017; "
+            "refused, since reading it could run code: take a safetensors file"
+        )
     try:
         loaded = torch.load(
             path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)

@@ -47,7 +47,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
         OSError: if the picture of --from is not there.
     """
     parser = paint_parser()
-    args = parser.parse_intermixed_args(words)
+    given = args = parser.parse_intermixed_args(words)
     before: dict[str, Any] = {}
     if args.repeat is not None:
         before |= facts_of(args.repeat)
@@ -57,6 +57,8 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     known = {name: value for name, value in before.items() if hasattr(args, name)}
     args = parser.parse_intermixed_args(words, argparse.Namespace(**known))
     args.wanted = args.wanted or before.get("wanted", [])
+    for name in ("image", "lora"):  # argparse would add what is given to what was
+        setattr(args, name, getattr(given, name) or before.get(name, []))
     return args
 
 

@@ -5,6 +5,7 @@ soon as it is painted.
 """
 
 import argparse
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -33,12 +34,13 @@ def paint(args: argparse.Namespace) -> Iterator[Path | str]:
         MemoryError: if the device has too little memory.
     """
     settings = [settings_of(args, image) for image in args.image or [None]]
-    if args.prompts is not None:
-        yield from paint_file(args, settings[0])
-    elif args.interpolate is not None:
-        yield from paint_path(args, settings)
-    else:
-        yield from paint_prompts(args, settings[0])
+    with memory_in_words(args.device):
+        if args.prompts is not None:
+            yield from paint_file(args, settings[0])
+        elif args.interpolate is not None:
+            yield from paint_path(args, settings)
+        else:
+            yield from paint_prompts(args, settings[0])
 
 
 def settings_of(args: argparse.Namespace, image: str | None) -> Settings:
@@ -58,8 +60,7 @@ def paint_prompts(args: argparse.Namespace, settings: Settings) -> Iterator[Path
     images: list[Image] = []
     paths: list[Path] = []
     for prompt in args.wanted:
-        with memory_in_words(model):
-            painted = model.paint(prompt, settings)
+        painted = model.paint(prompt, settings)
         for i, image in enumerate(painted):
             about = {"prompt": prompt, **painted_as(settings.alone(i), image), **sources(args)}
             paths.append(save(image, args.output, about))
@@ -84,8 +85,7 @@ def paint_path(args: argparse.Namespace, settings: Sequence[Settings]) -> Iterat
     stops = list(settings) * (len(args.wanted) if len(settings) == 1 else 1)
     prompts = args.wanted * (len(stops) if len(args.wanted) == 1 else 1)
     model = load(args, *settings)
-    with memory_in_words(model):
-        images = model.interpolate(prompts, args.interpolate, stops)
+    images = model.interpolate(prompts, args.interpolate, stops)
     about = {
         "prompts": args.wanted,
         **painted_as(settings[0].alone(0), images[0]),
@@ -119,8 +119,7 @@ def paint_file(args: argparse.Namespace, settings: Settings) -> Iterator[str]:
         model = load(args, *(job.settings for row in missing for job in row), progress=False)
         with tqdm(desc="pictures", total=total, initial=total - left) as bar:
             for row in filter(None, missing):
-                with memory_in_words(model):
-                    images = model.paint([j.prompt for j in row], [j.settings for j in row])
+                images = model.paint([j.prompt for j in row], [j.settings for j in row])
                 for job, image in zip(row, images, strict=True):
                     own = painted_as(job.settings, image)
                     about = {"prompt": job.prompt, **own, **sources(args)}
@@ -148,15 +147,15 @@ def load(args: argparse.Namespace, *settings: Settings, progress: bool = True) -
 
 
 @contextmanager
-def memory_in_words(model: "Wuerstchen") -> Iterator[None]:
+def memory_in_words(device: str) -> Iterator[None]:
     """Say what needs less memory where the device has too little."""
-    from torch.cuda import OutOfMemoryError
-
     try:
         yield
-    except OutOfMemoryError as error:
+    except RuntimeError as error:  # as CUDA, MPS and the CPU say it
+        if not re.search("out of memory|can't allocate memory", str(error)):
+            raise
         raise MemoryError(
-            f"{model.placement.device} has too little memory; smaller are --offload stage, "
+            f"too little memory for --device {device}; smaller are --offload stage, "
             "--offload layer, --tile 512, --batch 1 or a smaller --width and --height"
         ) from error
 
@@ -168,7 +167,7 @@ def painted_as(settings: Settings, image: "Image") -> dict[str, Any]:
 
 def sources(args: argparse.Namespace) -> dict[str, Any]:
     """Return what a picture's file says of the model."""
-    given = {name: getattr(args, name) for name in (*SOURCES, "lora")}
+    given = {name: getattr(args, name) for name in (*SOURCES, "lora", "quantize")}
     return {**given, "version": __version__}
 
 

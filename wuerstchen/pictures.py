@@ -93,7 +93,8 @@ def facts_of(path: Path) -> dict[str, Any]:
         found["wanted"] = [str(text) for text in facts.get("prompts") or [facts["prompt"]]]
         images = facts.get("images") or [facts.get("image")]
         found["image"] = [str(name) for name in images if name]
-        found |= {name: facts[name] for name in SOURCES if isinstance(facts.get(name), str)}
+        told = (*SOURCES, "quantize")
+        found |= {name: facts[name] for name in told if isinstance(facts.get(name), str)}
         found["lora"] = [str(lora) for lora in facts.get("lora", [])]
         frames = facts.get("interpolate")
     except (AttributeError, KeyError, TypeError, ValueError) as error:

@@ -62,7 +62,7 @@ def read_jobs(path: Path, settings: Settings) -> list[list[Job]]:
 
 def text_rows(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the number of each line with a prompt, and the prompt."""
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             yield number, {"prompt": line.strip()}
 
@@ -78,7 +78,7 @@ def csv_rows(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def json_rows(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the number of each line and its object."""
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
@@ -119,7 +119,7 @@ def open_manifest(folder: Path, jobs: Sequence[Sequence[Job]], sources: dict[str
     ]
     path = folder / MANIFEST
     before = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    if before != lines[: len(before)]:
+    if list(map(wanted, before)) != list(map(wanted, lines[: len(before)])):
         raise ValueError(
             f"{path} is of other prompts, settings or sources; give them as they were, to go on, "
             "or another --output"
@@ -130,3 +130,10 @@ def open_manifest(folder: Path, jobs: Sequence[Sequence[Job]], sources: dict[str
     folder.mkdir(parents=True, exist_ok=True)
     with appearing(path) as part:
         part.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def wanted(line: str) -> dict[str, Any]:
+    """Return what a line of a manifest says of a picture, but for the version that paints it."""
+    entries: dict[str, Any] = json.loads(line)
+    entries.pop("version", None)
+    return entries

@@ -53,9 +53,14 @@ def along_y(walk: Callable[[Road, Tensor], Iterator[Tensor]]) -> Sampler:
     """Return the sampler of x for a walk of y."""
 
     def sampler(denoise: Denoiser, x: Tensor, times: Tensor, rows: Rows) -> Iterator[Tensor]:
-        road = Road(denoise, times, rows)
-        for (_, i), y in zip(road.steps, walk(road, x * scale(road.sigmas[0])), strict=True):
-            yield y / scale(road.sigmas[i])
+        sigmas = noise_ratio(times)
+        falls = [bool(later < now) for now, later in pairwise(sigmas)]  # flat where ᾱ is clamped
+        starts = [i for i, falling in enumerate(falls) if falling]
+        road = Road(denoise, times[[*starts, len(falls)]], rows)
+        ys = walk(road, x * scale(float(sigmas[0])))
+        for falling, sigma in zip(falls, sigmas[1:], strict=True):
+            x = next(ys) / scale(float(sigma)) if falling else x
+            yield x
 
     return sampler
 

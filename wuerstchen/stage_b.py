@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .arithmetic import fetched
+from .arithmetic import fetched, returned
 from .layers import (
     AttnBlock,
     KeysValues,
@@ -251,11 +251,15 @@ def prepare_block(
     narrow, offset = fetched(mapper, exact)
     wide, _ = fetched(block.channelwise[0], exact, slice(-len(narrow), None))
     weight, bias = wide @ narrow.flatten(1), wide @ offset
+    returned(block.channelwise[0])
+    returned(mapper)
     return Share(features, weight.to(features), bias.to(features))
 
 
 def resize_effnet(effnet: Tensor, size: tuple[int, int]) -> Tensor:
     """Return the semantic latent (N, c, h, w) at `size` as rows (N, H, W, c), float32."""
-    return to_rows(
-        F.interpolate(effnet.float(), size=size, mode="bicubic", antialias=True, align_corners=True)
-    ).contiguous()
+    small = effnet.float()
+    if small.device.type == "mps":
+        small = small.cpu()  # older versions of PyTorch have no such resize there
+    resized = F.interpolate(small, size=size, mode="bicubic", antialias=True, align_corners=True)
+    return to_rows(resized).contiguous().to(effnet.device)

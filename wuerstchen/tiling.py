@@ -117,16 +117,28 @@ def tiled(windows: Sequence[Window], denoisers: Sequence[Denoiser]) -> Denoiser:
     Its noise is the weighted mean of theirs, float32. A window's weight fades out towards its border.
     """
 
+    parts = shares(windows)
+
     def denoise(x: Tensor, t: Tensor) -> Tensor:
+        nonlocal parts
+        parts = [part.to(x.device) for part in parts]
         noise = torch.zeros_like(x, dtype=torch.float32)
-        total = torch.zeros_like(noise[:1, :1])
-        for window, one in zip(windows, denoisers, strict=True):
-            weight = (bell(window.rows)[:, None] * bell(window.columns)).to(x.device)
-            window.of(noise).add_(weight * one(window.of(x), t))
-            window.of(total).add_(weight)
-        return noise / total
+        for window, one, part in zip(windows, denoisers, parts, strict=True):
+            window.of(noise).add_(part * one(window.of(x), t))
+        return noise
 
     return denoise
+
+
+def shares(windows: Sequence[Window]) -> list[Tensor]:
+    """Return what each window counts for in every cell of its own (rows, columns): 1 over all."""
+    rows, columns = (max(window[i] + window[i + 2] for window in windows) for i in (0, 1))
+    weights = [bell(window.rows)[:, None] * bell(window.columns) for window in windows]
+    total = torch.zeros(1, 1, rows, columns)
+    for window, weight in zip(windows, weights, strict=True):
+        window.of(total).add_(weight)
+    pairs = zip(windows, weights, strict=True)
+    return [weight / window.of(total)[0, 0] for window, weight in pairs]
 
 
 def bell(length: int) -> Tensor:
