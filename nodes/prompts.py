@@ -16,6 +16,8 @@ KINDS = {".txt", ".csv", ".jsonl"}
 def prompt_files() -> list[str]:
     """Return the names of the files of prompts in the host's input folder."""
     folder = Path(folder_paths.get_input_directory())
+    if not folder.is_dir():
+        return []
     return sorted(file.name for file in folder.iterdir() if file.suffix.lower() in KINDS)
 
 

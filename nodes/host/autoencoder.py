@@ -68,7 +68,19 @@ def decode(vae: Any, latent: dict[str, Any], tile: int) -> Tensor:
     side = max(tile, SMALLEST_TILE)
     room = vae.memory_used_decode((1, 4, *2 * (side // vae.downscale_ratio,)), vae.vae_dtype)
     management.load_models_gpu([vae.patcher], memory_required=room)
-    rows = samples.to(vae.device, vae.vae_dtype).split(1)
-    pixels = torch.cat([decode_tiled(vae.first_stage_model, row, side) for row in rows])
+    network, rows = Interruptible(vae.first_stage_model), samples.to(vae.device, vae.vae_dtype)
+    pixels = torch.cat([decode_tiled(network, row, side) for row in rows.split(1)])
     decoded = vae.process_output(pixels.to(management.intermediate_device(), torch.float32))
     return cropped(decoded.movedim(1, -1), latent)
+
+
+class Interruptible:
+    """Stage A that looks before each tile whether the user has had enough."""
+
+    def __init__(self, network: StageA) -> None:
+        self.config, self.network = network.config, network
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """Return the pixels of a tile."""
+        management.throw_exception_if_processing_interrupted()
+        return self.network.decode(latent)

@@ -117,10 +117,13 @@ def check_area(area: Sequence[int] | None, sides: tuple[int, int]) -> None:
     Raises:
         ValueError: with both and what to use.
     """
-    if area is None or (area[2] < sides[0] and area[3] < sides[1]):
+    if area is None:
+        return
+    rows, columns, top, left = area
+    if top < sides[0] and left < sides[1] and rows <= sides[0] and columns <= sides[1]:
         return
     raise ValueError(
-        f"the area of a conditioning begins at row {area[2]}, column {area[3]}, the latent has "
-        f"{sides[0]} rows and {sides[1]} columns; the host counts 8 pixels per cell, so give the "
-        "area in shares, with ConditioningSetAreaPercentage"
+        f"the area of a conditioning has {rows} rows and {columns} columns from row {top}, column "
+        f"{left}, the latent {sides[0]} rows and {sides[1]} columns; the host counts 8 pixels per "
+        "cell, so give the area in shares, with ConditioningSetAreaPercentage"
     )

@@ -50,7 +50,20 @@ def semantic_encoder(source: str, weight_dtype: str) -> Any:
     vae.latent_channels, vae.output_channels = network.config.c_latent, 3
     vae.upscale_ratio = vae.downscale_ratio = BLOCK
     vae.memory_used_encode = lambda shape, kind: shape[2] * shape[3] * COPIES * kind.itemsize
+    vae.encode_tiled = vae.encode_tiled_ = refuse_tiles
     return vae
+
+
+def refuse_tiles(*_: Any, **__: Any) -> Tensor:
+    """Refuse to encode piece by piece, as the host does when its memory is short.
+
+    Raises:
+        ValueError: with what to do.
+    """
+    raise ValueError(
+        "the compressor sees a picture as a whole, and there is too little memory for this one (or "
+        "it was to be encoded in tiles); scale the picture down first"
+    )
 
 
 def encode_semantic(vae: Any, image: Tensor, mask: Tensor | None) -> dict[str, Any]:

@@ -27,7 +27,8 @@ def latents_between(start: dict[str, Any], end: dict[str, Any], frames: int) -> 
     stops = [latent["samples"].float() for latent in (start, end)]
     samples = between(stops, frames, dims=3, centre=-LATENT_SHIFT)
     others = {key: value for key, value in start.items() if key != "noise_mask"}
-    return {**others, "samples": samples, "batch_index": [0] * frames}
+    place = start.get("batch_index", [0])[:1]
+    return {**others, "samples": samples, "batch_index": place * frames}
 
 
 def prompts_between(start: Any, end: Any, frames: int) -> Any:
@@ -47,12 +48,17 @@ def encode_lines(clip: Any, text: str) -> tuple[Any, int]:
     """Return the CONDITIONING of a prompt per line, a row for each, and their number.
 
     Raises:
-        ValueError: if there is no prompt, or not all are of one length.
+        ValueError: if there is no prompt, not all are of one length, or the CLIP is scheduled.
     """
     lines = [(number, row["prompt"]) for number, row in text_rows(text)]
     if not lines:
         raise ValueError("text must hold a prompt per line, got none")
-    encoded = [encode(clip, prompt)[0] for _, prompt in lines]
+    encodings = [encode(clip, prompt) for _, prompt in lines]
+    if any(len(encoding) > 1 for encoding in encodings):
+        raise ValueError(
+            "clip must not change during a run; schedule hooks on one prompt at a time"
+        )
+    encoded = [encoding[0] for encoding in encodings]
     tokens = [one.shape[1] for one, _ in encoded]
     for (number, _), count in zip(lines, tokens, strict=True):
         if count != tokens[0]:

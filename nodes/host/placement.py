@@ -49,8 +49,19 @@ def placement_for(weight_dtype: str) -> HostPlacement:
 
 
 class Fetching:
-    """A layer of the host that gives its weights with patches, from wherever they are."""
+    """A layer of the host that lends its weights with patches, from wherever they are."""
+
+    lent: Any = None  # what a newer host wants back, to make room for others
 
     def fetched(self, like: Tensor) -> Any:
         """Return weight and bias on the device and in the dtype of `like`."""
-        return comfy.ops.cast_bias_weight(self, like)
+        if not hasattr(comfy.ops, "uncast_bias_weight"):
+            return comfy.ops.cast_bias_weight(self, like)
+        weight, bias, self.lent = comfy.ops.cast_bias_weight(self, like, offloadable=True)
+        return weight, bias
+
+    def returned(self) -> None:
+        """Take note that what was fetched is no longer needed."""
+        if self.lent is not None:
+            comfy.ops.uncast_bias_weight(self, None, None, self.lent)
+            self.lent = None

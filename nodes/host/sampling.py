@@ -117,6 +117,11 @@ def run(
 ) -> Latent:
     """Return the latent after a run; guidance up to 1 is none, as in the package."""
     samples = latent["samples"]
+    if sampler is None and bool((sigmas.diff() > 0).any()):
+        raise ValueError(
+            "sigmas must fall, got some that rise; connect a sampler that can go backwards, such as "
+            "KSamplerSelect with euler"
+        )
     rows = generators(
         [(seed + i) % (LARGEST_SEED + 1) for i in latent.get("batch_index", range(len(samples)))]
     )

@@ -30,8 +30,10 @@ def cropped(pixels: Tensor, latent: dict[str, Any]) -> Tensor:
 
     All of them, if it has none, or one of other cells: a node may have cropped or scaled it.
     """
+    if SIZE not in latent:
+        return pixels
     rows, columns = pixels.shape[1:3]
-    width, height = latent.get(SIZE, (columns, rows))
+    width, height = latent[SIZE]
     if (cells(width).pixels, cells(height).pixels) != (columns, rows):
         return pixels
     return pixels[:, middle(rows, height), middle(columns, width)]

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+import comfy.model_management as management
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...wuerstchen.settings import SMALLEST_TILE, VQ_PIXELS, check_whole
 from ...wuerstchen.tiling import Window, cover, cut, tiled
-from .diffusion import Constants
+from .diffusion import Constants, framed
 
 
 def in_windows(model: Any, tile: int) -> Any:
@@ -45,11 +46,17 @@ def step(
 
     It is linear in the noise, so a mean of pictures is the picture of the mean.
     """
-    whole, size = others.pop("constants").prepared, (x.shape[2], x.shape[3])
+    constants = others.pop("constants")
 
-    def one(window: Window, part: Tensor, sigma: Tensor) -> Tensor:
-        constants = Constants(cut(whole, size, window))
-        return executor(part, sigma, *given, constants=constants, **others)
+    def all_of(x: Tensor) -> Tensor:
+        size = x.shape[2], x.shape[3]
 
-    pieces = cover(size, tile, multiple=multiple)
-    return tiled(pieces, [partial(one, piece) for piece in pieces])(x, sigma)
+        def one(window: Window, part: Tensor, sigma: Tensor) -> Tensor:
+            management.throw_exception_if_processing_interrupted()
+            own = Constants(cut(constants.prepared, size, window))
+            return executor(part, sigma, *given, constants=own, **others)
+
+        pieces = cover(size, tile, multiple=multiple)
+        return tiled(pieces, [partial(one, piece) for piece in pieces])(x, sigma)
+
+    return framed(all_of, x, constants.frame)

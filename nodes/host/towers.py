@@ -31,7 +31,9 @@ BODY = (
 TABLE = "text_model.embeddings.token_embedding.weight"
 
 
-def text_tower(source: str, name: str, weight_dtype: str, embeddings: list[str]) -> Any:
+def text_tower(
+    source: str, name: str, weight_dtype: str, embeddings: list[str], **loading: Any
+) -> Any:
     """Return the CLIP of a text tower.
 
     Args:
@@ -39,6 +41,7 @@ def text_tower(source: str, name: str, weight_dtype: str, embeddings: list[str])
         name: "g" for Stage C's, "h" for Stage B's; LoRA files call them so.
         weight_dtype: one of `WEIGHT_DTYPES`; any other word is as default.
         embeddings: folders of textual inversions.
+        loading: `disable_dynamic`, where a newer host asks for another copy.
 
     Raises:
         CheckpointError: if the file is missing, damaged or of another network.
@@ -75,7 +78,8 @@ def text_tower(source: str, name: str, weight_dtype: str, embeddings: list[str])
         partial(comfy.sd1_clip.SD1ClipModel, clip_name=name, clip_model=tower),
     )
     options = {"dtype": DTYPES[weight_dtype]} if weight_dtype in DTYPES else {}
-    clip = comfy.sd.CLIP(target, embedding_directory=embeddings, model_options=options)
+    clip = comfy.sd.CLIP(target, embedding_directory=embeddings, model_options=options, **loading)
+    clip.patcher.cached_patcher_init = (patcher_of, (source, name, weight_dtype, embeddings))
     tensors["text_projection.weight"] = torch.eye(sizes["hidden_size"])  # the pooled text: not used
     missing, unexpected = clip.load_sd(tensors)
     if missing or unexpected:
@@ -84,6 +88,11 @@ def text_tower(source: str, name: str, weight_dtype: str, embeddings: list[str])
             f"({shortened(missing)}) and {len(unexpected)} unexpected ({shortened(unexpected)})"
         )
     return clip
+
+
+def patcher_of(*tower: Any, **loading: Any) -> Any:
+    """Return what the host moves of `text_tower`."""
+    return text_tower(*tower, **loading).patcher
 
 
 def encode(clip: Any, text: str) -> Any:
