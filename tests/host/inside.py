@@ -151,10 +151,77 @@ def copied() -> dict[str, Any]:
         return {"known": False}
     before = road.prior.model
     road.prior = road.prior.clone(force_deepcopy=True)
+    clip = road.clip.clone()
+    clip.patcher = road.clip.patcher.clone(force_deepcopy=True)
+    clip.cond_stage_model, before_clip = clip.patcher.model, road.clip.patcher.model
+    road.clip = clip
     return {
         "known": True,
-        "apart": road.prior.model is not before,
+        "apart": road.prior.model is not before and clip.patcher.model is not before_clip,
         "difference": difference(whole, road.travel()),
+    }
+
+
+def lent() -> dict[str, Any]:
+    """Return how often weights are fetched from the host, and how often given back."""
+    import comfy.ops
+
+    counts = {"lent": 0, "returned": 0}
+    if not hasattr(comfy.ops, "uncast_bias_weight"):
+        return counts
+    cast, uncast = comfy.ops.cast_bias_weight, comfy.ops.uncast_bias_weight
+
+    def cast_bias_weight(layer: Any, like: Any, offloadable: bool = False) -> Any:
+        counts["lent"] += 1
+        assert offloadable
+        return cast(layer, like, offloadable=True)
+
+    def uncast_bias_weight(*given: Any) -> None:
+        counts["returned"] += 1
+        uncast(*given)
+
+    pack()  # layers of the host itself have the functions by other names
+    from pack.nodes.host import placement
+
+    placement.comfy = SimpleNamespace(
+        ops=SimpleNamespace(
+            cast_bias_weight=cast_bias_weight,
+            uncast_bias_weight=uncast_bias_weight,
+            pick_operations=comfy.ops.pick_operations,
+        ),
+        model_management=placement.management,
+    )
+    Road().travel()
+    return counts
+
+
+def frames() -> dict[str, Any]:
+    """Return what a network sees and says of areas beside its grid."""
+    import torch
+
+    pack()
+    from pack.nodes.host.diffusion import Frame, framed, mirrored, on_grid
+
+    drawn = torch.Generator().manual_seed(0)
+    x, seen = torch.rand(1, 2, 3, 19, generator=drawn), []
+    grid, frame = on_grid((3, 19, 16, 21), 8)
+
+    def look(y: Any) -> Any:
+        seen.append(y)
+        return 2 * y
+
+    said = framed(look, x, frame)
+    (y,) = seen
+    return {
+        "grid": grid,
+        "frame": tuple(frame),
+        "seen": list(y.shape),
+        "inside": bool((y[:, :, :3, 5:24] == x).all()),
+        "said": bool((said == 2 * x).all()),
+        "edge": bool((y[:, :, :3, 4] == x[..., 1]).all()),
+        "mirrored": mirrored(3, 2, 4).tolist(),
+        "single": mirrored(1, 1, 2).tolist(),
+        "whole": on_grid((16, 8, 0, 24), 8)[1] == Frame(),
     }
 
 
@@ -375,6 +442,8 @@ CHECKS: dict[str, Callable[[], dict[str, Any]]] = {
     "half_loaded": half_loaded,
     "lazy": lazy,
     "copied": copied,
+    "lent": lent,
+    "frames": frames,
     "kept_pixels": kept_pixels,
     "room_for_windows": room_for_windows,
     "out_of_memory": out_of_memory,

@@ -158,6 +158,21 @@ def test_an_area_of_stage_b_shows_its_part_of_its_own_prior(host: Host, graph: G
     assert abs(left - right)[:, -third:].mean() > 40
 
 
+@pytest.mark.parametrize("tile", [0, 256])
+def test_areas_of_stage_b_may_lie_beside_its_grid(host: Host, graph: Graph, tile: int) -> None:
+    put(graph, STAGE_C, times="published")
+    put(graph, STAGE_B, tile_size=tile)
+    put(graph, EMPTY, width=512)
+    whole = again(graph, STAGE_B)
+    areas = EVERYWHERE | {"width": 0.3}, EVERYWHERE | {"x": 0.3, "width": 0.7}
+    parts = [with_area(graph, [POSITIVE_B, 0], area) for area in areas]
+    split = again(graph, STAGE_B, positive=combined(graph, *parts))
+    images = [again(graph, STAGE_A, latent=latent) for latent in (whole, split)]
+    one, other = pictures(host, graph, *images)
+    assert abs(one - other).max() > 0
+    assert abs(one - other).mean() < 8
+
+
 def decoded_by_core(graph: Graph, positive: Link) -> Link:
     """Add a run of the host's sampler on Stage B and return its latent."""
     numbers = {"seed": 5, "steps": 8, "cfg": 1.0, "denoise": 1.0}
@@ -221,5 +236,8 @@ def test_an_area_beyond_the_latent_is_refused_in_words(host: Host, graph: Graph)
         positive=add(graph, "ConditioningSetArea", conditioning=[POSITIVE, 0], **area),
     )
     message = host.run(graph).message
-    assert "begins at row 0, column 8, the latent has 6 rows and 6 columns" in message
+    assert "8 columns from row 0, column 8, the latent 6 rows and 6 columns" in message
     assert "ConditioningSetAreaPercentage" in message
+    left = again(graph, graph[STAGE_C]["inputs"]["positive"][0], x=0)
+    put(graph, STAGE_C, positive=left)
+    assert "has 8 rows and 8 columns from row 0, column 0" in host.run(graph).message

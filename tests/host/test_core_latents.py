@@ -155,6 +155,15 @@ def test_a_picture_comes_back_from_the_core_encoder(host: Host, graph: Any) -> N
     assert latents(host, graph, encoded)[0].shape == (1, 4, 64, 64)
 
 
+def test_a_small_picture_goes_through_stage_a(host: Host, graph: Any) -> None:
+    sizes = {"width": 96, "height": 64, "crop": "disabled"}
+    small = add(graph, "ImageScale", image=[STAGE_A, 0], upscale_method="area", **sizes)
+    back = again(graph, STAGE_A, latent=add(graph, "VAEEncode", pixels=small, vae=VAE))
+    one, other = pictures(host, graph, small, back)
+    assert one.shape == other.shape == (64, 96, 3)
+    assert abs(one - other).mean() < 8
+
+
 def test_a_scaled_picture_is_saved_in_its_new_size(host: Host, graph: Any) -> None:
     sizes = {"width": 96, "height": 64, "crop": "disabled"}
     small = add(graph, "ImageScale", image=[STAGE_A, 0], upscale_method="area", **sizes)

@@ -162,6 +162,14 @@ def test_the_published_times_as_sigmas_are_the_samplers_own(host: Host, graph: G
     assert apart(one, other) == 0
 
 
+def test_rising_sigmas_are_refused_unless_a_sampler_can_go_back(host: Host, graph: Graph) -> None:
+    flipped = add(graph, "FlipSigmas", sigmas=published(graph))
+    put(graph, STAGE_C, sigmas=flipped)
+    assert "sigmas must fall, got some that rise; connect a sampler" in host.run(graph).message
+    put(graph, STAGE_C, sampler=selected(graph, "euler"))
+    assert host.run(graph).message == ""
+
+
 def test_even_times_are_those_of_the_simple_scheduler(host: Host, graph: Graph) -> None:
     wires, euler = stage_c(graph), selected(graph, "euler")
     even = add(graph, "WuerstchenTimes", steps=STEPS, times="uniform", start=1.0, end=0.0)

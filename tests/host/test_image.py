@@ -76,6 +76,15 @@ def pillow(drawn: Any) -> Any:
     return Image.fromarray(drawn[..., :3].astype("uint8"))
 
 
+def test_the_compressor_does_not_go_by_tiles(host: Host, quick: Any, image: Link) -> None:
+    vae = add(quick, "WuerstchenLoadCompressor", compressor=BUNDLED, weight_dtype="fp32")
+    sizes = {"tile_size": 128, "overlap": 64, "temporal_size": 64, "temporal_overlap": 8}
+    tiles = add(quick, "VAEEncodeTiled", pixels=image, vae=vae, **sizes)
+    alone = without_ends(quick)
+    add(alone, "SaveLatent", samples=tiles, filename_prefix="tiles")
+    assert "the compressor sees a picture as a whole" in host.run(alone).message
+
+
 def test_a_latent_of_a_picture_is_the_packages(
     host: Host, quick: Any, package: Any, image: Link, drawn: Any
 ) -> None:

@@ -58,6 +58,26 @@ def test_a_copy_with_weights_of_its_own_gives_the_same(check: Any) -> None:
     assert found["difference"] == 0
 
 
+def test_weights_that_the_host_lends_are_given_back(check: Any) -> None:
+    found = check("lent")
+    if not found["lent"]:
+        pytest.skip("this version of the host lends none")
+    assert found["returned"] == found["lent"]
+
+
+def test_an_area_beside_the_grid_is_continued_as_in_a_mirror(check: Any) -> None:
+    found = check("frames")
+    assert found["grid"] == [8, 24, 16, 16]
+    assert found["frame"] == [0, 5, 5, 0]
+    assert found["seen"] == [1, 2, 8, 24]
+    assert found["inside"]
+    assert found["said"]
+    assert found["edge"]
+    assert found["mirrored"] == [2, 1, 0, 1, 2, 1, 0, 1, 2]
+    assert found["single"] == [0, 0, 0, 0]
+    assert found["whole"]
+
+
 def test_pixels_outside_a_mask_are_the_originals_to_the_last_bit(check: Any) -> None:
     found = check("kept_pixels")
     assert found["outside"] == found["middle"] == found["hard inside"] == 0

@@ -91,6 +91,14 @@ def test_a_path_between_latents_is_the_arc_with_one_noise(host: Host, quick: Any
     assert apart(batch[-1:], single) < 1e-4
 
 
+def test_a_path_from_one_of_a_batch_has_the_noise_of_that_one(host: Host, quick: Any) -> None:
+    put(quick, EMPTY, batch=3)
+    ends = [frame(quick, [STAGE_C, 0], number) for number in (2, 0)]
+    path = add(quick, "WuerstchenInterpolateLatents", latent_a=ends[0], latent_b=ends[1], frames=2)
+    alone, both = latents(host, quick, *(again(quick, STAGE_B, latent=x) for x in (ends[0], path)))
+    assert apart(both[:1], alone) < 1e-4
+
+
 def test_a_path_needs_two_stops_of_one_kind(host: Host, quick: Any) -> None:
     three = again(quick, EMPTY, batch=3)
     given = {"latent_a": [STAGE_C, 0], "latent_b": three, "frames": FRAMES}
