@@ -128,19 +128,25 @@ def draw_table(title: Sequence[str], rows: Sequence[Row]) -> Image.Image:
 
 
 def draw_ratios(title: Sequence[str], rows: Sequence[Row]) -> Image.Image:
-    """Return a bar per row, how many times as fast as the other ours is; a line marks equality."""
+    """Return a bar per row, how many times as fast as the other ours is, on a scale of equal factors.
+
+    They begin at a line that marks equality.
+    """
     bars = [(row, who) for row in rows for who in COLOURS if row.times.get(who)]
     ratios = [median(row.ratios(who)) for row, who in bars]
-    unit, left = min(130, 700 / max(ratios)), 380
-    image, pen, top = sheet(title, left + unit * max(ratios) + 220, STEP * len(bars))
-    for i, ((row, who), ratio) in enumerate(zip(bars, ratios, strict=True)):
-        y, end = top + i * STEP, left + unit * ratio
+    doublings = [log2(ratio) for ratio in ratios]
+    least, most = min(0, *doublings), max(0, *doublings)
+    unit, left = min(130, 700 / max(most - least, 1)), 380
+    line = left - unit * least
+    image, pen, top = sheet(title, line + unit * most + 220, STEP * len(bars))
+    for i, ((row, who), ratio, length) in enumerate(zip(bars, ratios, doublings, strict=True)):
+        y, ends = top + i * STEP, sorted((line, line + unit * length))
         place = f", size {row.size}, batch {row.batch}" if row.size else ""
         other = row.peer + (", compiled" if who == "compiled" else "")
         pen.text((EDGE, y), f"{row.what}{place}, {row.dtype}", BLACK, FONT)
-        pen.rectangle((left, y, end, y + STEP - 8), COLOURS[who])
-        pen.text((max(end, left + unit) + 8, y), f"{ratio:.2f} times {other}", BLACK, FONT)
-    pen.line((left + unit, top - 6, left + unit, top + STEP * len(bars)), BLACK, 2)
+        pen.rectangle((ends[0], y, ends[1], y + STEP - 8), COLOURS[who])
+        pen.text((ends[1] + 8, y), f"{ratio:.2f} times {other}", BLACK, FONT)
+    pen.line((line, top - 6, line, top + STEP * len(bars)), BLACK, 2)
     return image
 
 

@@ -43,6 +43,7 @@ FLOORS = {
     "interpolation": 1,
     "layers": 1,
     "arithmetic": 0,
+    "memory": 0,
     "lora_names": 1,
     "sampling": 1,
     "placement": 1,
@@ -54,6 +55,7 @@ FLOORS = {
 }
 NEIGHBOURS = {
     # one room that grew too large for a file: checkpoints above sizes above recognise
+    ("arithmetic", "memory"),
     ("checkpoints", "recognise"),
     ("checkpoints", "sizes"),
     ("lora", "lora_files"),

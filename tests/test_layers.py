@@ -8,13 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wuerstchen import arithmetic
+from wuerstchen import arithmetic, memory
 from wuerstchen.arithmetic import (
     BAND,
     ONEDNN,
     attend,
     linear,
-    memory_left,
     norm_over_map,
     packing,
     product,
@@ -31,6 +30,7 @@ from wuerstchen.layers import (
     to_map,
     to_rows,
 )
+from wuerstchen.memory import memory_left
 from wuerstchen.placement import Placement
 
 from .peers import error, mean_error, random_weights, share_weights
@@ -263,7 +263,7 @@ def test_a_container_counts_its_own_memory(monkeypatch: pytest.MonkeyPatch, tmp_
             path.write_text(texts[file])
         return path
 
-    monkeypatch.setattr(arithmetic, "Path", there)
+    monkeypatch.setattr(memory, "Path", there)
     assert memory_left() == 800_000
     texts["/sys/fs/cgroup/memory.max"] = "max\n"
     assert memory_left() == 8_192_000

@@ -12,12 +12,13 @@ Shapes: N batch, C channels, H W rows and columns of a map, L tokens, d features
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from .memory import memory_left
 
 HAS_ONEDNN = all(
     hasattr(torch.ops.mkldnn, name) for name in ("_linear_pointwise", "_reorder_linear_weight")
@@ -149,31 +150,6 @@ def is_packable(layer: nn.Module) -> bool:
         return False
     weight: Any = layer.weight  # some hosts have none before it is needed
     return weight is not None and weight.device.type == "cpu" and weight.itemsize > 1
-
-
-def memory_left() -> float:
-    """Return the bytes that this machine or container can still give, as Linux says; elsewhere 0."""
-    machine = entries("/proc/meminfo").get("MemAvailable:", 0.0) * 1024
-    group = "/sys/fs/cgroup/memory"
-    most, used = (read_number(f"{group}.{name}") for name in ("max", "current"))
-    if most is None or used is None:
-        return machine
-    kept = entries(f"{group}.stat")  # of files, which can go
-    return min(machine, most - used + kept.get("active_file", 0) + kept.get("inactive_file", 0))
-
-
-def entries(file: str) -> dict[str, float]:
-    """Return the numbers in a file of lines that begin with a name; none if there is no such file."""
-    path = Path(file)
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return {words[0]: float(words[1]) for words in map(str.split, lines)}
-
-
-def read_number(file: str) -> float | None:
-    """Return the number that a file holds; None if there is no such file, or a word in it."""
-    path = Path(file)
-    text = path.read_text(encoding="utf-8").strip() if path.exists() else ""
-    return float(text) if text.isdecimal() else None
 
 
 def drop_packed(network: nn.Module) -> None:

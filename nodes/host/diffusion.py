@@ -7,8 +7,7 @@ each such composition once per run.
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import comfy.conds
 import comfy.model_base
@@ -25,6 +24,7 @@ from ...wuerstchen.checkpoints import load_network
 from ...wuerstchen.stage_b import StageB
 from ...wuerstchen.stage_c import StageC
 from .checks import check_area, check_channels, check_semantic, check_text
+from .constants import NO_FRAME, Constants, framed, on_grid
 from .placement import STORED, SUPPORTED, HostPlacement
 from .previews import colour
 from .schedule import Schedule, SemanticFormat, VQFormat
@@ -98,7 +98,7 @@ class Hosted:
         said: Tensor = run.execute(x, timestep, **given)
         return said
 
-    def unwrapped(self, x: Tensor, timestep: Tensor, *, constants: "Constants", **_: Any) -> Tensor:
+    def unwrapped(self, x: Tensor, timestep: Tensor, *, constants: Constants, **_: Any) -> Tensor:
         """Return what the network says, without what other nodes put around it."""
         return framed(lambda y: self.step(y, timestep, constants.prepared), x, constants.frame)
 
@@ -134,77 +134,6 @@ class HostedB(Hosted, StageB):
         """Numbers per cell of the latent in the widest map."""
         patch = self.config.patch_size
         return max(c / (patch * 2**i) ** 2 for i, c in enumerate(self.config.c_hidden))
-
-
-class Frame(NamedTuple):
-    """Cells around an area that make its rows and columns whole for the network."""
-
-    top: int = 0
-    bottom: int = 0
-    left: int = 0
-    right: int = 0
-
-
-NO_FRAME = Frame()
-
-
-@dataclass(frozen=True)
-class Constants:
-    """A network's constants, in a box that the host hands on unopened.
-
-    They are for the latent of the call with a frame around it.
-    """
-
-    prepared: Any
-    frame: Frame = NO_FRAME
-
-    def to(self, device: torch.device) -> "Constants":
-        """Return them on another device, where the host shares a call with another GPU."""
-        return Constants(moved(self.prepared, device), self.frame)
-
-
-def moved(part: Any, device: torch.device) -> Any:
-    """Return a part of a network's constants on a device."""
-    if isinstance(part, Tensor):
-        return part.to(device)
-    if hasattr(part, "_fields"):
-        return type(part)(*(moved(one, device) for one in part))
-    if isinstance(part, list):
-        return [moved(one, device) for one in part]
-    if is_dataclass(part):
-        found = {field.name: moved(getattr(part, field.name), device) for field in fields(part)}
-        return type(part)(**found)
-    return part
-
-
-def framed(call: Callable[[Tensor], Tensor], x: Tensor, frame: Frame) -> Tensor:
-    """Return what a network says of `x`, which it sees continued as in a mirror all around."""
-    if frame == NO_FRAME:
-        return call(x)
-    rows, columns = x.shape[2:]
-    across, along = mirrored(rows, frame.top, frame.bottom), mirrored(columns, *frame[2:])
-    said = call(x[:, :, across.to(x.device)][:, :, :, along.to(x.device)])
-    return said[:, :, frame.top : frame.top + rows, frame.left : frame.left + columns]
-
-
-def mirrored(length: int, before: int, after: int) -> Tensor:
-    """Return the places 0 to `length` - 1, and on either side those that a mirror shows."""
-    period = max(1, 2 * (length - 1))
-    places = torch.arange(-before, length + after) % period
-    return torch.minimum(places, period - places)
-
-
-def on_grid(area: Sequence[int], multiple: int) -> tuple[tuple[int, int, int, int], Frame]:
-    """Return the smallest area on multiples around another, and its frame around that.
-
-    Areas are rows, columns, first row, first column.
-    """
-    (top, above, below), (left, before, after) = (
-        (start - start % multiple, start % multiple, -(start + length) % multiple)
-        for length, start in zip(area[:2], area[2:], strict=True)
-    )
-    frame = Frame(above, below, before, after)
-    return (area[0] + above + below, area[1] + before + after, top, left), frame
 
 
 class Model(comfy.model_base.BaseModel):

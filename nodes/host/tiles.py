@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...wuerstchen.settings import SMALLEST_TILE, VQ_PIXELS, check_whole
 from ...wuerstchen.tiling import Window, cover, cut, tiled
-from .diffusion import Constants, framed
+from .constants import Constants, framed
 
 
 def in_windows(model: Any, tile: int) -> Any:

@@ -200,7 +200,7 @@ def frames() -> dict[str, Any]:
     import torch
 
     pack()
-    from pack.nodes.host.diffusion import Frame, framed, mirrored, on_grid
+    from pack.nodes.host.constants import Frame, framed, mirrored, on_grid
 
     drawn = torch.Generator().manual_seed(0)
     x, seen = torch.rand(1, 2, 3, 19, generator=drawn), []
@@ -437,6 +437,26 @@ def middle_sized(folder: Path) -> str:
     return str(folder)
 
 
+def moved() -> dict[str, Any]:
+    """Return the devices of Stage B's constants that went to another one, and what else they hold."""
+    import torch
+    from torch.utils._pytree import tree_leaves
+
+    road = Road()
+    from pack.nodes.host.constants import Constants, Frame
+
+    network = road.decoder.model.diffusion_model
+    before = network.prepare(torch.rand(2, 77, 64), torch.rand(2, 16, 6, 6), (64, 64))
+    after = Constants(before, Frame(top=1)).to(torch.device("meta"))
+    prepared = after.prepared
+    tensors = tree_leaves([prepared.down, prepared.up])
+    return {
+        "devices": sorted({str(one.device) for one in tensors if one is not None}),
+        "tensors": len(tensors) - len(tree_leaves([before.down, before.up])),
+        "kept": prepared.dtype == before.dtype and after.frame == Frame(top=1),
+    }
+
+
 CHECKS: dict[str, Callable[[], dict[str, Any]]] = {
     "importing": importing,
     "half_loaded": half_loaded,
@@ -444,6 +464,7 @@ CHECKS: dict[str, Callable[[], dict[str, Any]]] = {
     "copied": copied,
     "lent": lent,
     "frames": frames,
+    "moved": moved,
     "kept_pixels": kept_pixels,
     "room_for_windows": room_for_windows,
     "out_of_memory": out_of_memory,

@@ -170,6 +170,21 @@ def test_rising_sigmas_are_refused_unless_a_sampler_can_go_back(host: Host, grap
     assert host.run(graph).message == ""
 
 
+@pytest.mark.parametrize("name", ["dpmpp_2m", "lms"])
+def test_so_many_times_that_some_are_alike_paint_a_picture(
+    host: Host, graph: Graph, name: str
+) -> None:
+    wires, sampler, runs = stage_c(graph), selected(graph, name), []
+    for steps in (170, 60):
+        times = add(graph, "WuerstchenTimes", steps=steps, times="uniform", start=1.0, end=0.0)
+        guider = cfg_guider(graph, wires)
+        runs.append(core_sample(graph, guider, sampler, times, wires["latent"], SEED))
+        runs.append(again(graph, STAGE_C, sampler=sampler, times="uniform", steps=steps))
+    core, own, coarse, own_coarse = latents(host, graph, *runs)
+    assert 0 < apart(core, coarse) < 0.05
+    assert 0 < apart(own, own_coarse) < 0.05
+
+
 def test_even_times_are_those_of_the_simple_scheduler(host: Host, graph: Graph) -> None:
     wires, euler = stage_c(graph), selected(graph, "euler")
     even = add(graph, "WuerstchenTimes", steps=STEPS, times="uniform", start=1.0, end=0.0)
