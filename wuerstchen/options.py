@@ -13,6 +13,8 @@ from . import __version__
 from .pictures import facts_of
 from .settings import PRESETS, SAMPLERS, Settings, check_choice, number, sides, whole
 
+LISTS = ("wanted", "image", "lora")  # what is given takes the place of all that was
+
 EXAMPLES = """\
 examples:
   wuerstchen "a large red circle on a blue background"
@@ -47,7 +49,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
         OSError: if the picture of --from is not there.
     """
     parser = paint_parser()
-    given = args = parser.parse_intermixed_args(words)
+    args = parser.parse_intermixed_args(words)
     before: dict[str, Any] = {}
     if args.repeat is not None:
         before |= facts_of(args.repeat)
@@ -55,10 +57,10 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
         check_choice("preset", args.preset, list(PRESETS))
         before |= PRESETS[args.preset]
     known = {name: value for name, value in before.items() if hasattr(args, name)}
+    lists = {name: known.pop(name, []) for name in LISTS}
     args = parser.parse_intermixed_args(words, argparse.Namespace(**known))
-    args.wanted = args.wanted or before.get("wanted", [])
-    for name in ("image", "lora"):  # argparse would add what is given to what was
-        setattr(args, name, getattr(given, name) or before.get(name, []))
+    for name, was in lists.items():
+        setattr(args, name, getattr(args, name) or was)
     return args
 
 

@@ -116,15 +116,14 @@ def tiled(windows: Sequence[Window], denoisers: Sequence[Denoiser]) -> Denoiser:
 
     Its noise is the weighted mean of theirs, float32. A window's weight fades out towards its border.
     """
-
-    parts = shares(windows)
+    weights = shares(windows)
 
     def denoise(x: Tensor, t: Tensor) -> Tensor:
-        nonlocal parts
-        parts = [part.to(x.device) for part in parts]
+        nonlocal weights
+        weights = [weight.to(x.device) for weight in weights]
         noise = torch.zeros_like(x, dtype=torch.float32)
-        for window, one, part in zip(windows, denoisers, parts, strict=True):
-            window.of(noise).add_(part * one(window.of(x), t))
+        for window, one, weight in zip(windows, denoisers, weights, strict=True):
+            window.of(noise).add_(weight * one(window.of(x), t))
         return noise
 
     return denoise
