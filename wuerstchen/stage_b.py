@@ -250,9 +250,10 @@ def prepare_block(
     exact = features.float()
     narrow, offset = fetched(mapper, exact)
     wide, _ = fetched(block.channelwise[0], exact, slice(-len(narrow), None))
-    weight, bias = wide @ narrow.flatten(1), wide @ offset
+    folded = wide @ torch.cat([narrow.flatten(1), offset[:, None]], dim=1)
     returned(block.channelwise[0])
     returned(mapper)
+    weight, bias = folded[:, :-1].contiguous(), folded[:, -1].contiguous()
     return Share(features, weight.to(features), bias.to(features))
 
 
