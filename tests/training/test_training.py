@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from wuerstchen.pipeline import Wuerstchen
+from wuerstchen.placement import Placement
+from wuerstchen.towers import load_text_tower
 from wuerstchen.training.decoder import DecoderTask
 from wuerstchen.training.export import export, raise_to_published_units
 from wuerstchen.training.loop import Plan, Run, drawings, finished, train
@@ -102,6 +104,24 @@ def test_a_trained_model_is_written_in_the_published_layout_and_paints(
     (image,) = model.paint("a small red ring", steps=2, decoder_steps=1, width=128, height=128)
     assert image.size == (128, 128)
     assert sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file()) < 16_000_000
+
+
+def test_transformers_reads_the_text_encoders_that_were_written(
+    whole: PriorTask, tmp_path: Path
+) -> None:
+    from transformers import AutoTokenizer, CLIPTextModel
+
+    export(whole, tmp_path)
+    for folder in ("wuerstchen-prior", "wuerstchen"):
+        home = tmp_path / folder
+        network = CLIPTextModel.from_pretrained(home / "text_encoder", dtype=torch.float32)
+        tokens = AutoTokenizer.from_pretrained(home / "tokenizer")(
+            ["a small red ring"], padding="max_length", return_tensors="pt"
+        )
+        with torch.no_grad():
+            theirs = network(tokens.input_ids, tokens.attention_mask).last_hidden_state
+        ours = load_text_tower(home, Placement()).encode(["a small red ring"])
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
 
 
 def test_what_is_not_trained_yet_is_not_finished(tmp_path: Path) -> None:
