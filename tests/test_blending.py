@@ -142,7 +142,8 @@ def test_a_blend_can_be_written_as_a_file(tmp_path: Path, kind: str) -> None:
     out, blend = tmp_path / "out.safetensors", f"{file_a}*0.25+{file_b}*0.75"
     assert main(["convert", blend, str(out), "--dtype", "fp32"]) == 0
     exact = load_network(blend, kind, FP32).state_dict()
-    assert_same(load_file(out), {key: exact[key] for key in load_file(out)})
+    named = {KINDS[kind].prefix + key: tensor for key, tensor in exact.items()}
+    assert_same(load_file(out), {key: named[key] for key in load_file(out)})
     assert_same(load_network(out, kind, FP32).state_dict(), exact)
     convert(blend, out)
     assert {t.dtype for t in load_file(out).values()} <= {torch.float16, torch.int64}

@@ -443,16 +443,21 @@ def test_broken_text_towers_are_refused(tmp_path: Path) -> None:
     assert "expected at most 8 tokens, as in the text_encoder beside" in refusal
     config = folder / "text_encoder" / "config.json"
     for words, said in (
-        ('{"hidden_size": 9, "num_attention_heads": 2}', "must divide hidden_size = 9, got 2"),
-        ('{"hidden_act": "quick_gelu"}', "hidden_act must be gelu, as published, got 'quick_gelu'"),
-        ('{"hidden_size": "8"}', "config entry hidden_size must be like 1280, got '8'"),
+        ({"hidden_size": 9, "num_attention_heads": 2}, "must divide hidden_size = 9, got 2"),
+        ({"hidden_act": "quick_gelu"}, "hidden_act must be gelu, as published, got 'quick_gelu'"),
+        ({"hidden_size": "8"}, "config entry hidden_size must be like 1280, got '8'"),
+        ({"hidden_act": None}, "config entry hidden_act is missing"),
     ):
-        config.write_text(words)
+        entries = {"hidden_act": "gelu", "num_attention_heads": 1, **words}
+        config.write_text(json.dumps({k: v for k, v in entries.items() if v is not None}))
         refusal = message(load_text_tower, folder, PLACEMENT)
         assert f"expected a CLIP text tower, but {said}" in refusal.replace(
             "num_attention_heads ", ""
         )
     config.unlink()
-    assert "nhead cannot be read off the tensors" in message(load_text_tower, folder, PLACEMENT)
+    assert "expected config.json beside model.safetensors" in message(
+        load_text_tower, folder, PLACEMENT
+    )
+    config.write_text("{}")
     (folder / "text_encoder" / "model.safetensors").write_bytes(b"1234567890")
     assert "damaged" in message(load_text_tower, folder, PLACEMENT)

@@ -203,6 +203,15 @@ def test_authors_file_gives_its_network(tmp_path: Path, kind: str, old_format: b
     assert_holds(network, random_state(kind))
 
 
+def test_a_converted_text_tower_has_the_published_keys(tmp_path: Path) -> None:
+    source, out = component(tmp_path / "x", "text_encoder"), tmp_path / "out.safetensors"
+    convert(source, out)
+    assert all(key.startswith("text_model.") for key in load_file(out))
+    network = load_network(out, "text_encoder", FP32)
+    assert network.config == TINY["text_encoder"]
+    assert_holds(network, random_state("text_encoder"))
+
+
 def test_averaged_weights_are_preferred_to_those_being_trained(tmp_path: Path) -> None:
     trained = {key: tensor * 0 for key, tensor in random_state("stage_c").items()}
     torch.save(

@@ -321,6 +321,20 @@ def test_alpha_is_also_taken_from_what_peft_wrote_beside_the_tensors(
     assert (updates[first].scale, updates[second].scale) == pytest.approx(scales)
 
 
+@pytest.mark.parametrize("start", ["text_model.", ""])
+def test_alpha_of_the_text_tower_is_told_by_names_with_and_without_their_start(
+    loras: Loras, tmp_path: Path, start: str
+) -> None:
+    layer = "encoder.layers.0.self_attn.q_proj"
+    target = Target(TEXT, layer)
+    tensors = named(draw(loras, [target]), peft)
+    entries = {"text_encoder.r": 4, "text_encoder.alpha_pattern": {start + layer: 8}}
+    header = {"format": "pt", "lora_adapter_metadata": json.dumps(entries)}
+    path = written(tmp_path / "adapter_model.safetensors", tensors, header)
+    updates = load_lora(path, loras.networks[PRIOR], loras.networks[TEXT]).updates
+    assert updates[target].scale == pytest.approx(8 / RANK)
+
+
 def test_taking_out_gives_back_the_very_weights(loras: Loras, tmp_path: Path) -> None:
     before, kept = copies(loras), weight(loras, ATTENTION[0])
     for seed, strength in enumerate((1.0, -0.3)):

@@ -393,7 +393,12 @@ def test_too_little_memory_is_said_with_what_needs_less(
 
 
 @pytest.mark.parametrize(
-    "said", ["MPS backend out of memory", "DefaultCPUAllocator: can't allocate memory"]
+    "said",
+    [
+        "MPS backend out of memory",
+        "DefaultCPUAllocator: can't allocate memory",
+        "DefaultCPUAllocator: not enough memory",
+    ],
 )
 def test_too_little_memory_to_load_is_said_likewise(
     paint: Callable[..., int],

@@ -134,11 +134,17 @@ def test_a_newer_version_goes_on_but_other_weights_do_not(
     source, folder = write(tmp_path, "p.txt", "a red circle\n"), tmp_path / "out"
     assert run(folder, source) == 0
     manifest = folder / "manifest.jsonl"
-    manifest.write_text(manifest.read_text().replace(f'"{__version__}"', '"0.0.1"'))
+    older = manifest.read_text().replace(f'"{__version__}"', '"0.0.1"')
+    manifest.write_text(older.replace('"quantize": "none", ', ""))
+    assert manifest.read_text().count("quantize") == 0
     assert run(folder, source) == 0
     assert "1 pictures, 0 of them new" in capfd.readouterr().out
     assert run(folder, source, "--quantize", "int8") == 2
     assert "is of other prompts, settings or sources" in capfd.readouterr().err
+    for damaged in ('{"file": "00', "[]", "7", "[1]"):
+        manifest.write_text(f"{damaged}\n")
+        assert run(folder, source) == 2
+        assert f"{manifest} is of other prompts" in capfd.readouterr().err
 
 
 def test_only_ends_of_lines_end_a_prompt(tmp_path: Path) -> None:

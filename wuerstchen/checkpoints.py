@@ -305,7 +305,8 @@ def write(found: Found, out: Path, metadata: dict[str, str]) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    tensors = {key: tensor.contiguous() for key, tensor in found.tensors.items()}
+    prefix = KINDS[found.kind].prefix
+    tensors = {prefix + key: tensor.contiguous() for key, tensor in found.tensors.items()}
     try:
         with appearing(out) as part:
             save_file(tensors, part, metadata)

@@ -24,6 +24,7 @@ from .lora_names import (
     MATRIX,
     PRIOR,
     ROLES,
+    TEXT,
     Shapes,
     Target,
     addresses,
@@ -239,9 +240,11 @@ def adapter_scale(config: Mapping[str, Any], target: Target, rank: int) -> float
         parts = (f"{target.part}.", "unet." if target.part == PRIOR else "", "")
         return next((config[p + name] for p in parts if p + name in config), otherwise)
 
-    alpha = entry("lora_alpha", rank)
+    alpha, layer = entry("lora_alpha", rank), target.layer
+    if target.part == TEXT:  # as it is named where the adapter was made
+        layer = f"text_model.{layer.removeprefix('text_model.')}"
     for pattern, own in (entry("alpha_pattern", None) or {}).items():
-        if re.fullmatch(rf"(.*\.)?({pattern})", target.layer):
+        if re.fullmatch(rf"(.*\.)?({pattern})", layer):
             alpha = own
             break
     scale = float(alpha) / (math.sqrt(rank) if entry("use_rslora", False) else rank)

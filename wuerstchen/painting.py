@@ -152,7 +152,7 @@ def memory_in_words(device: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # as CUDA, MPS and the CPU say it
-        if not re.search("out of memory|can't allocate memory", str(error)):
+        if not re.search("out of memory|can't allocate memory|not enough memory", str(error)):
             raise
         raise MemoryError(
             f"too little memory for --device {device}; smaller are --offload stage, "

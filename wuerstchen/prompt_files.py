@@ -133,7 +133,9 @@ def open_manifest(folder: Path, jobs: Sequence[Sequence[Job]], sources: dict[str
 
 
 def wanted(line: str) -> dict[str, Any]:
-    """Return what a line of a manifest says of a picture, but for the version that paints it."""
-    entries: dict[str, Any] = json.loads(line)
-    entries.pop("version", None)
-    return entries
+    """Return what a line of a manifest says of a picture, but for the version; {} of any other line."""
+    try:
+        entries = dict(json.loads(line))
+    except (TypeError, ValueError):
+        return {}
+    return {"quantize": "none", **entries, "version": None}

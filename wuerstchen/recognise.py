@@ -25,7 +25,8 @@ Shapes = Mapping[str, tuple[int, ...]]
 class Kind:
     """A network of Würstchen v2, and where it is published.
 
-    `advice` says what to do with it, `marks` are keys that together no other network has.
+    `advice` says what to do with it, `marks` are keys that together no other network has, `prefix`
+    is what its published keys begin with.
     """
 
     network: type[nn.Module]
@@ -35,6 +36,7 @@ class Kind:
     advice: str
     repository: str
     marks: tuple[str, ...]
+    prefix: str = ""
 
 
 KINDS = {
@@ -82,6 +84,7 @@ KINDS = {
         advice="it belongs into the folder text_encoder of a pipeline",
         repository="warp-ai/wuerstchen-prior for Stage C, warp-ai/wuerstchen for Stage B",
         marks=("embeddings.token_embedding.weight", "embeddings.position_embedding.weight"),
+        prefix="text_model.",
     ),
 }
 

@@ -22,8 +22,9 @@ OLD_NAMES = {
 }
 # Old config entries that say nothing about the network.
 UNUSED = {"stage_c": {"latent_size": "the latent's size is chosen at each run"}}
-# Kinds whose config.json says much beside that: transformers notes there what it needs itself.
-WORDY = ("text_encoder",)
+# Kinds of transformers, which notes much beside that; what stands there always, since its defaults
+# are others.
+WORDY = {"text_encoder": ("hidden_act", "num_attention_heads")}
 
 HEAD_DIM = 64
 LETTERS = {"depthwise": "C", "mapper": "T", "attention.to_q": "A"}
@@ -38,6 +39,9 @@ def config_from_entries(kind: str, entries: Mapping[str, Any]) -> Any:
     config, renames = KINDS[kind].config, OLD_NAMES.get(kind, {})
     defaults = {field.name: field.default for field in fields(config)}
     values: dict[str, Any] = {}
+    for name in WORDY.get(kind, ()):
+        if name not in entries:
+            raise ValueError(f"config entry {name} is missing")
     for key, value in entries.items():
         if key.startswith("_") or key in UNUSED.get(kind, {}):
             continue

@@ -248,11 +248,11 @@ def prepare_block(
     if not isinstance(block, ResBlock) or features is None:
         return None
     exact = features.float()
-    narrow, offset = fetched(mapper, exact)
+    narrow, offset = (part.clone() for part in fetched(mapper, exact))
+    returned(mapper)  # a layer may lend its weights into the memory of the one before
     wide, _ = fetched(block.channelwise[0], exact, slice(-len(narrow), None))
     folded = wide @ torch.cat([narrow.flatten(1), offset[:, None]], dim=1)
     returned(block.channelwise[0])
-    returned(mapper)
     weight, bias = folded[:, :-1].contiguous(), folded[:, -1].contiguous()
     return Share(features, weight.to(features), bias.to(features))
 

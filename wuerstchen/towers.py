@@ -21,14 +21,14 @@ def load_text_tower(source: str | Path, placement: Placement) -> TextTower:
         CheckpointError: if a folder is missing or damaged, or the weights are not of a text tower.
     """
     root = files.resolve(source, folders=["text_encoder"], extras=["tokenizer/*"])
-    file = files.component_file(root / "text_encoder")
-    if file is None or not (root / "tokenizer").is_dir():
+    folder = root / "text_encoder"
+    if files.component_file(folder) is None or not (root / "tokenizer").is_dir():
         raise CheckpointError(
             f"{source}: expected a pipeline with folders text_encoder (config.json and weights) "
             f"and tokenizer, found {files.listing(root) if root.is_dir() else 'a file'}; published "
             "are warp-ai/wuerstchen-prior and warp-ai/wuerstchen"
         )
-    network: Any = load_network(file, "text_encoder", placement)
+    network: Any = load_network(folder, "text_encoder", placement)
     tokenizer = load_tokenizer(root / "tokenizer", network.config.vocab_size)
     return TextTower(network, tokenizer, placement)
 

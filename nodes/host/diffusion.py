@@ -154,7 +154,8 @@ class Model(comfy.model_base.BaseModel):
         check_channels(noise, network.config.c_in, f"this sampler runs {network.label}")
         check_text(text, network.text_width, network.loader)
         sides = (noise.shape[2], noise.shape[3])
-        check_area(given.get("area"), sides)
+        if not given.get("set_area_to_bounds"):  # those of a mask the host cuts to the latent
+            check_area(given.get("area"), sides)
         if isinstance(network, StageB):
             semantic = given.get(SEMANTIC)
             check_semantic(semantic, noise, given.get("prompt_type"))

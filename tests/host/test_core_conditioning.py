@@ -173,6 +173,22 @@ def test_areas_of_stage_b_may_lie_beside_its_grid(host: Host, graph: Graph, tile
     assert abs(one - other).mean() < 8
 
 
+@pytest.mark.parametrize("where", [(0, 96), (0, 0)], ids=["left", "nowhere"])
+def test_a_mask_may_bound_its_area(host: Host, graph: Graph, where: tuple[int, int]) -> None:
+    """A mask of nothing bounds 8 rows and columns, more than Stage C's latent has."""
+    empty = add(graph, "SolidMask", value=0.0, width=256, height=256)
+    part = add(graph, "SolidMask", value=1.0, width=max(1, where[1]), height=256)
+    mask = empty
+    if where[1]:
+        ends = {"destination": empty, "source": part, "x": 0, "y": 0, "operation": "add"}
+        mask = add(graph, "MaskComposite", **ends)
+    bounds = {"mask": mask, "strength": 1.0, "set_cond_area": "mask bounds"}
+    for stage, text in ((STAGE_C, POSITIVE), (STAGE_B, POSITIVE_B)):
+        part = add(graph, "ConditioningSetMask", conditioning=[text, 0], **bounds)
+        put(graph, stage, positive=combined(graph, [text, 0], part))
+    assert host.run(graph).message == ""
+
+
 def decoded_by_core(graph: Graph, positive: Link) -> Link:
     """Add a run of the host's sampler on Stage B and return its latent."""
     numbers = {"seed": 5, "steps": 8, "cfg": 1.0, "denoise": 1.0}
