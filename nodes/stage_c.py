@@ -202,5 +202,5 @@ class Times(io.ComfyNode):
 
     @classmethod
     def execute(cls, steps: int, times: str, start: float, end: float) -> io.NodeOutput:
-        """List the sigmas, without repeats: samplers of higher order would divide by 0."""
-        return io.NodeOutput(host.chosen_sigmas(times, steps, start, end).unique_consecutive())
+        """List the sigmas."""
+        return io.NodeOutput(host.chosen_sigmas(times, steps, start, end))

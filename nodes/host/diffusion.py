@@ -59,7 +59,17 @@ def diffusion_model(
     patcher.cached_patcher_init = (diffusion_model, (source, kind, weight_dtype))
     ends = comfy.patcher_extension.CallbacksMP.ON_CLEANUP
     patcher.add_callback_with_key(ends, "wuerstchen", forget)
+    around = comfy.patcher_extension.WrappersMP.SAMPLER_SAMPLE
+    patcher.add_wrapper_with_key(around, "wuerstchen", without_repeats)
     return patcher
+
+
+def without_repeats(executor: Any, guider: Any, sigmas: Tensor, *given: Any, **others: Any) -> Any:
+    """Run a sampler on sigmas that differ: where two are equal, many of the host's divide by 0.
+
+    Lists of more than 155 have such, since the schedule is flat at its ends.
+    """
+    return executor(guider, sigmas.unique_consecutive(), *given, **others)
 
 
 def forget(patcher: Any) -> None:

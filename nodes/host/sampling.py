@@ -122,8 +122,6 @@ def run(
             "sigmas must fall, got some that rise; connect a sampler that can go backwards, such as "
             "KSamplerSelect with euler"
         )
-    if sampler is not None:
-        sigmas = sigmas.unique_consecutive()  # samplers of higher order would divide by 0
     rows = generators(
         [(seed + i) % (LARGEST_SEED + 1) for i in latent.get("batch_index", range(len(samples)))]
     )
