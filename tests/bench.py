@@ -27,7 +27,7 @@ from tests import bench_beside as beside
 from tests import bench_pictures as pictures
 from tests import test_stage_a, test_stage_b, test_stage_c, test_text_encoder
 from tests.bench_tools import Bench, Call, Row, operations, to_meta
-from tests.peers import in_dtype, mean_error
+from tests.peers import in_dtype, mean_error, on_meta
 from wuerstchen import StageA, StageAConfig, StageB, StageBConfig, StageC, StageCConfig
 from wuerstchen.compiling import compile_blocks
 from wuerstchen.sampling import guided, published_times
@@ -97,8 +97,7 @@ def text(bench: Bench, shapes: Shapes) -> Iterator[Row]:
             return torch.cat([one.last_hidden_state for one in found]).float().cpu()
 
         row = bench.row("text", f"text tower {name}", batch=len(prompts))
-        with torch.device("meta"):
-            empty = TextEncoder(config)
+        empty = on_meta(TextEncoder, config)
         count = operations(partial(empty, *to_meta(test_text_encoder.make_inputs(config, 5, 2))))
         row.flops = {"ours": count, "theirs": count}
         yield compare(bench, row, partial(tower.encode, prompts), theirs)
@@ -113,8 +112,7 @@ def stage_c(bench: Bench, shapes: Shapes) -> Iterator[Row]:
     ours = ready(bench, test_stage_c.make(config, weights))
     theirs = test_stage_c.make_peer(config, weights)
     fast = compiled(bench, theirs)
-    with torch.device("meta"):
-        empty, empty_peer = StageC(config), type(theirs)(**theirs.config)
+    empty, empty_peer = on_meta(StageC, config), on_meta(type(theirs), **theirs.config)
     for size, n in shapes:
         side = cells(size).semantic
         pairs = test_stage_c.make_inputs(config, 2 * n, side, side)
@@ -153,8 +151,7 @@ def stage_b(bench: Bench, shapes: Shapes) -> Iterator[Row]:
     theirs = test_stage_b.make_peer(config, weights)
     test_stage_b.build_peer.cache_clear()
     fast = compiled(bench, theirs)
-    with torch.device("meta"):
-        empty, empty_peer = StageB(config), type(theirs)(**theirs.config)
+    empty, empty_peer = on_meta(StageB, config), on_meta(type(theirs), **theirs.config)
     for size, n in shapes:
         side = cells(size).vq
         inputs = test_stage_b.make_inputs(config, n, side, side)
@@ -186,8 +183,7 @@ def stage_a(bench: Bench, shapes: Shapes) -> Iterator[Row]:
     weights = shared(bench, test_stage_a.make_weights(config))
     ours = ready(bench, test_stage_a.make(config, weights))
     theirs = test_stage_a.make_peer(config, weights)
-    with torch.device("meta"):
-        empty = StageA(config)
+    empty = on_meta(StageA, config)
     for size, n in shapes:
         latent = test_stage_a.make_inputs(config, n, size, size)[1]
         x = latent.to(bench.device, bench.dtype)

@@ -15,7 +15,7 @@ from torch import nn
 
 from . import test_stage_c
 from .bench_tools import Bench, Row, operations
-from .peers import in_dtype
+from .peers import in_dtype, on_meta
 
 ROOT = Path(__file__).resolve().parent.parent
 SDXL_SIZE, SDXL_STEPS = 1024, 50
@@ -174,12 +174,6 @@ def step(bench: Bench, unet: Any, n: int) -> Row:
     empty = on_meta(type(unet), **UNET).to(bench.dtype)
     row.flops["ours"] = operations(partial(run, empty, *inputs("meta")))
     return bench.race(row, {"ours": partial(run, unet, *inputs(bench.device))})
-
-
-def on_meta(kind: Any, **config: Any) -> Any:
-    """Return a network without weights."""
-    with torch.device("meta"):
-        return kind(**config).eval()
 
 
 def filled(kind: Any, bench: Bench, **config: Any) -> Any:

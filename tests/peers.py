@@ -1,8 +1,8 @@
 """What the comparisons with diffusers share: weights that are nowhere zero, errors, pipelines."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import torch
@@ -10,6 +10,9 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from wuerstchen import Settings
+from wuerstchen.memory import memory_left
+
+Network = TypeVar("Network", bound=nn.Module)
 
 BLOCK = 1_000_003  # a prime, so that no row of a matrix repeats another
 
@@ -43,6 +46,28 @@ def gain(key: str, like: Tensor) -> float:
 def in_dtype(weights: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
     """Return the weights rounded to `dtype`; counters stay whole numbers."""
     return {k: v.to(dtype) if v.is_floating_point() else v for k, v in weights.items()}
+
+
+def on_meta(kind: Callable[..., Network], *given: Any, **config: Any) -> Network:
+    """Return a network without memory."""
+    with torch.device("meta"):
+        return kind(*given, **config).eval()
+
+
+def random_weights_of(
+    kind: Callable[..., nn.Module], config: Any, seed: int = 0
+) -> dict[str, Tensor]:
+    """Return `random_weights` for a network of ours."""
+    return random_weights(on_meta(kind, config).state_dict(), seed)
+
+
+def with_weights(
+    kind: Callable[..., Network], config: Any, weights: Mapping[str, Tensor]
+) -> Network:
+    """Return a network of ours that has these very tensors."""
+    network = on_meta(kind, config)
+    share_weights(weights, network)
+    return network
 
 
 def share_weights(weights: Mapping[str, Tensor], *networks: nn.Module) -> None:
@@ -90,12 +115,7 @@ def check_no_less_exact(runs: Iterable[tuple[Tensor, Tensor, Tensor]]) -> None:
 
 def available_gigabytes() -> float:
     """Return the memory that a test may take, where the system tells."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return float("inf")
-    entries = dict(line.split(":") for line in lines)
-    return int(entries["MemAvailable"].split()[0]) / 2**20
+    return (memory_left() or float("inf")) / 2**30
 
 
 def pipelines(model: Path) -> tuple[Any, Any]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,8 +15,9 @@ from .peers import (
     check_no_less_exact,
     error,
     in_dtype,
-    random_weights,
+    random_weights_of,
     share_weights,
+    with_weights,
 )
 
 SMALL = StageAConfig(bottleneck_blocks=2, embed_dim=32, num_vq_embeddings=64)
@@ -34,17 +36,8 @@ MIDDLE = StageAConfig(bottleneck_blocks=6, embed_dim=128)
 Run = tuple[Tensor, Tensor, Tensor]
 
 
-def make_weights(config: StageAConfig, seed: int = 0) -> dict[str, Tensor]:
-    with torch.device("meta"):
-        network = StageA(config)
-    return random_weights(network.state_dict(), seed)
-
-
-def make(config: StageAConfig, weights: dict[str, Tensor]) -> StageA:
-    with torch.device("meta"):
-        network = StageA(config)
-    share_weights(weights, network)
-    return network
+make_weights = partial(random_weights_of, StageA)
+make = partial(with_weights, StageA)
 
 
 def make_peer(config: StageAConfig, weights: dict[str, Tensor]) -> Any:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import pytest
@@ -19,7 +19,9 @@ from .peers import (
     error,
     in_dtype,
     random_weights,
+    random_weights_of,
     share_weights,
+    with_weights,
 )
 
 THREE = StageBConfig(
@@ -56,17 +58,8 @@ FOUR = StageBConfig(
 )
 
 
-def make_weights(config: StageBConfig, seed: int = 0) -> dict[str, Tensor]:
-    with torch.device("meta"):
-        network = StageB(config)
-    return random_weights(network.state_dict(), seed)
-
-
-def make(config: StageBConfig, weights: dict[str, Tensor]) -> StageB:
-    with torch.device("meta"):
-        network = StageB(config)
-    share_weights(weights, network)
-    return network
+make_weights = partial(random_weights_of, StageB)
+make = partial(with_weights, StageB)
 
 
 def make_peer(config: StageBConfig, weights: dict[str, Tensor]) -> Any:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,8 +16,9 @@ from .peers import (
     check_no_less_exact,
     error,
     in_dtype,
-    random_weights,
+    random_weights_of,
     share_weights,
+    with_weights,
 )
 
 NARROW = StageCConfig(c=64, c_cond=48, c_r=32, depth=3, nhead=4)
@@ -30,19 +32,13 @@ def make_weights(config: StageCConfig, seed: int = 0) -> dict[str, Tensor]:
     There the head divides by nearly 0, and the output would show only how a last bit is blown up.
     Half of the channels lie on either side of it.
     """
-    with torch.device("meta"):
-        network = StageC(config)
-    weights = random_weights(network.state_dict(), seed)
+    weights = random_weights_of(StageC, config, seed)
     weights["out.1.bias"][config.c_in :: 2] -= 5
     weights["out.1.bias"][config.c_in + 1 :: 2] += 7
     return weights
 
 
-def make(config: StageCConfig, weights: dict[str, Tensor]) -> StageC:
-    with torch.device("meta"):
-        network = StageC(config)
-    share_weights(weights, network)
-    return network
+make = partial(with_weights, StageC)
 
 
 def make_peer(config: StageCConfig, weights: dict[str, Tensor]) -> Any:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import pytest
@@ -17,8 +18,9 @@ from .peers import (
     check_no_less_exact,
     error,
     in_dtype,
-    random_weights,
+    random_weights_of,
     share_weights,
+    with_weights,
 )
 
 H = TextEncoderConfig(
@@ -42,17 +44,8 @@ MIDDLE = TextEncoderConfig(
 )
 
 
-def make_weights(config: TextEncoderConfig, seed: int = 0) -> dict[str, Tensor]:
-    with torch.device("meta"):
-        network = TextEncoder(config)
-    return random_weights(network.state_dict(), seed)
-
-
-def make(config: TextEncoderConfig, weights: dict[str, Tensor]) -> TextEncoder:
-    with torch.device("meta"):
-        network = TextEncoder(config)
-    share_weights(weights, network)
-    return network
+make_weights = partial(random_weights_of, TextEncoder)
+make = partial(with_weights, TextEncoder)
 
 
 def make_peer(config: TextEncoderConfig, weights: dict[str, Tensor]) -> Any:

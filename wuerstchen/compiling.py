@@ -21,7 +21,7 @@ def compile_blocks(network: nn.Module) -> None:
     # the names that every version knows; newer ones say recompile_limit
     for name in ("cache_size_limit", "accumulated_cache_size_limit"):
         setattr(config, name, max(VARIANTS, getattr(config, name)))
-    if torch.__version__ < (2, 5):  # type: ignore[operator]
+    if torch.__version__ < (2, 5):  # type: ignore[operator]  # a text that compares as numbers
         config.inline_inbuilt_nn_modules = True  # else every block is compiled for itself
     for block in network.modules():
         if isinstance(block, AttnBlock | ResBlock | TimestepBlock | MixBlock):

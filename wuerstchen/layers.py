@@ -138,18 +138,16 @@ class Attention(nn.Module):
 
     def keys_values(self, x: Tensor) -> KeysValues:
         """Return keys and values of `x` (N, L, D)."""
-        return KeysValues(self._split(linear(self.to_k, x)), self._split(linear(self.to_v, x)))
+        keys, values = (linear(layer, x) for layer in (self.to_k, self.to_v))
+        return KeysValues(split_heads(keys, self.heads), split_heads(values, self.heads))
 
     def forward(self, x: Tensor, context: KeysValues) -> Tensor:
         """Return the attended sequence, shape of `x` (N, L, D)."""
         own = self.keys_values(x)
         keys = torch.cat([own.keys, context.keys], dim=2)
         values = torch.cat([own.values, context.values], dim=2)
-        y = attend(self._split(linear(self.to_q, x)), keys, values)
+        y = attend(split_heads(linear(self.to_q, x), self.heads), keys, values)
         return linear(self.to_out[0], y.transpose(1, 2).flatten(2))
-
-    def _split(self, x: Tensor) -> Tensor:
-        return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)
 
 
 class LayerNorm(nn.LayerNorm):
@@ -195,6 +193,11 @@ def time_embedding(t: Tensor, c_r: int) -> Tensor:
     steps = torch.arange(half, device=t.device, dtype=torch.float32)
     angles = (t.float() * 10000)[:, None] * torch.exp(steps * (-math.log(10000) / (half - 1)))
     return F.pad(torch.cat([angles.sin(), angles.cos()], dim=1), (0, c_r % 2))
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """(N, L, D) -> (N, heads, L, D / heads)."""
+    return x.view(*x.shape[:2], heads, -1).transpose(1, 2)
 
 
 def to_rows(x: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .arithmetic import linear
-from .layers import LayerNorm
+from .layers import LayerNorm, split_heads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,8 +122,6 @@ class SelfAttention(nn.Module):
         `seen` (M, 1, L, L) tells which tokens, the columns, each token, a row, attends to.
         """
         layers = (self.q_proj, self.k_proj, self.v_proj)
-        q, k, v = (
-            linear(layer, x).view(*x.shape[:2], self.heads, -1).transpose(1, 2) for layer in layers
-        )
+        q, k, v = (split_heads(linear(layer, x), self.heads) for layer in layers)
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
         return linear(self.out_proj, y.transpose(1, 2).flatten(2))

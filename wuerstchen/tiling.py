@@ -14,6 +14,7 @@ Shapes: N batch, H W cells of the VQ latent (four pixels each), c channels.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 from itertools import product
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -116,11 +117,9 @@ def tiled(windows: Sequence[Window], denoisers: Sequence[Denoiser]) -> Denoiser:
 
     Its noise is the weighted mean of theirs, float32. A window's weight fades out towards its border.
     """
-    weights = shares(windows)
 
     def denoise(x: Tensor, t: Tensor) -> Tensor:
-        nonlocal weights
-        weights = [weight.to(x.device) for weight in weights]
+        weights = shares(tuple(windows), x.device)
         noise = torch.zeros_like(x, dtype=torch.float32)
         for window, one, weight in zip(windows, denoisers, weights, strict=True):
             window.of(noise).add_(weight * one(window.of(x), t))
@@ -129,7 +128,8 @@ def tiled(windows: Sequence[Window], denoisers: Sequence[Denoiser]) -> Denoiser:
     return denoise
 
 
-def shares(windows: Sequence[Window]) -> list[Tensor]:
+@lru_cache(maxsize=1)  # asked for in every step
+def shares(windows: tuple[Window, ...], device: torch.device) -> list[Tensor]:
     """Return what each window counts for in every cell of its own (rows, columns): 1 over all."""
     rows, columns = (max(window[i] + window[i + 2] for window in windows) for i in (0, 1))
     weights = [bell(window.rows)[:, None] * bell(window.columns) for window in windows]
@@ -137,7 +137,7 @@ def shares(windows: Sequence[Window]) -> list[Tensor]:
     for window, weight in zip(windows, weights, strict=True):
         window.of(total).add_(weight)
     pairs = zip(windows, weights, strict=True)
-    return [weight / window.of(total)[0, 0] for window, weight in pairs]
+    return [(weight / window.of(total)[0, 0]).to(device) for window, weight in pairs]
 
 
 def bell(length: int) -> Tensor:

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..compressor import Compressor
+from ..recognise import KINDS
 from ..stage_b import StageB
 from .mini import COMPRESSOR, NATIVE_SIZE, STAGE_A, STAGE_B, STAGE_C
 from .prior import PriorTask
@@ -104,7 +105,8 @@ def write_tower(root: Path, tower: Tower) -> None:
     }
     write_json(root / "text_encoder" / "config.json", config)
     state = tower.network.state_dict()
-    prefixed = {f"text_model.{key}": value for key, value in state.items()}
+    prefix = KINDS["text_encoder"].prefix
+    prefixed = {prefix + key: value for key, value in state.items()}
     write_weights(root / "text_encoder" / "model.safetensors", prefixed)
 
 
