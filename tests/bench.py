@@ -30,7 +30,7 @@ from tests.bench_tools import Bench, Call, Row, operations, to_meta
 from tests.peers import in_dtype, mean_error, on_meta
 from wuerstchen import StageA, StageAConfig, StageB, StageBConfig, StageC, StageCConfig
 from wuerstchen.compiling import compile_blocks
-from wuerstchen.sampling import guided, published_times
+from wuerstchen.sampling import denoiser, guided, published_times
 from wuerstchen.settings import cells
 from wuerstchen.text import TextTower
 from wuerstchen.text_encoder import TextEncoder, TextEncoderConfig
@@ -128,13 +128,13 @@ def stage_c(bench: Bench, shapes: Shapes) -> Iterator[Row]:
         kept = empty.prepare(long)
         row.flops["ours"] = operations(partial(empty.step, many, times, kept))
         row.flops["theirs"] = operations(partial(empty_peer, many, times, long))
-        denoise = guided(partial(ours.step, constants=ours.prepare(features)), GUIDANCE)
+        denoise = guided(denoiser(ours.step, ours.prepare(features)), GUIDANCE)
         half = x.to(bench.dtype), t.to(bench.dtype), features
         with bench.placement.running(ours):
             yield compare(
                 bench,
                 row,
-                partial(denoise, x, t),
+                partial(denoise, x, 0.0),
                 partial(peer, theirs, *half),
                 partial(peer, fast, *half) if fast is not None else None,
             )

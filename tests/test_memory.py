@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from wuerstchen.placement import Offload, Placement
-from wuerstchen.sampling import guided
+from wuerstchen.sampling import denoiser, guided
 from wuerstchen.settings import cells
 from wuerstchen.stage_a import StageA
 from wuerstchen.stage_b import StageB
@@ -73,8 +73,8 @@ def run(network: Any, side: int) -> None:
     semantic, vq = cells(side)
     if isinstance(network, StageC):
         kept = network.prepare(half(2, 77, network.config.c_cond))
-        denoise = guided(partial(network.step, constants=kept), 4.0)
-        denoise(empty(1, 16, semantic, semantic), empty(1))
+        denoise = guided(denoiser(network.step, kept), 4.0)
+        denoise(empty(1, 16, semantic, semantic), 1.0)
     elif isinstance(network, StageB):
         text, effnet = half(1, 77, network.config.clip_embd), empty(1, 16, semantic, semantic)
         kept = network.prepare(text, effnet, (vq, vq))

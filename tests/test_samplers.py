@@ -1,23 +1,38 @@
 """Samplers, against data whose diffusion is known exactly."""
 
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from wuerstchen import settings
 from wuerstchen.samplers import SAMPLERS
-from wuerstchen.sampling import generators, last, noise_ratio, uniform_times
+from wuerstchen.sampling import (
+    denoiser,
+    generators,
+    guided,
+    keeping,
+    last,
+    noise_ratio,
+    uniform_times,
+    within,
+)
+from wuerstchen.stage_c import StageC, StageCConfig
+
+from .peers import on_meta
 
 STOCHASTIC = {"ddpm", "euler_ancestral", "dpmpp_2m_sde", "dpmpp_3m_sde"}
 DETERMINISTIC = sorted(set(SAMPLERS) - STOCHASTIC)
+SMALL = StageCConfig(c=32, c_cond=24, c_r=16, depth=2, nhead=2)
 VARIANCE = 0.09  # of each of two heaps of numbers, around 1 and -1
 
 
-def heaps(x: Tensor, t: Tensor) -> Tensor:
+def heaps(x: Tensor, t: float) -> Tensor:
     """Return the noise in x when the data are two heaps of numbers."""
-    sigma = noise_ratio(t).double()[:, None, None, None]
+    sigma = noise_ratio(torch.tensor(t)).double()
     y = x * (1 + sigma**2).sqrt()
     spread = VARIANCE + sigma**2
     return (y - (VARIANCE * y + sigma**2 * torch.tanh(y / spread)) / spread) / sigma
@@ -83,8 +98,8 @@ def test_a_run_without_any_change_of_noise_leaves_all_as_it_was(name: str) -> No
 def test_a_network_that_knows_the_picture_gives_it_back(name: str, steps: int) -> None:
     picture = start(2).float()
 
-    def knows(x: Tensor, t: Tensor) -> Tensor:
-        sigma = noise_ratio(t)[:, None, None, None]
+    def knows(x: Tensor, t: float) -> Tensor:
+        sigma = noise_ratio(torch.tensor(t))
         return (x * (1 + sigma**2).sqrt() - picture) / sigma
 
     x = torch.randn(2, 4, 8, 8)
@@ -98,3 +113,30 @@ def test_a_picture_does_not_depend_on_its_neighbours(name: str) -> None:
     together = last(SAMPLERS[name](heaps, x, times, generators([5, 6, 7])))
     alone = last(SAMPLERS[name](heaps, x[2:], times, generators([7])))
     torch.testing.assert_close(together[2:], alone, rtol=0, atol=1e-9)
+
+
+class Traffic(TorchDispatchMode):
+    """Counts what is sent to the device."""
+
+    sent = 0
+
+    def __torch_dispatch__(self, call: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = call(*args, **(kwargs or {}))
+        if call is torch.ops.aten._to_copy.default and args[0].device != made.device:
+            self.sent += 1
+        return made
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+@torch.no_grad()
+def test_steps_read_nothing_from_the_device_and_send_it_noise_at_most(name: str) -> None:
+    """The device is "meta", where there is nothing to read: asking for a number fails."""
+    network, n, steps = on_meta(StageC, SMALL), 2, 8
+    text = torch.empty(2 * n, 5, SMALL.c_cond, device="meta")
+    x = torch.empty(n, SMALL.c_in, 6, 6, device="meta")
+    led = guided(denoiser(network.step, network.prepare(text)), 4.0, rescale=0.5)
+    alone = denoiser(network.step, network.prepare(text[:n]))
+    denoise = keeping(within(0.8, 0.3, led, alone), x, x[:, :1])
+    with Traffic() as traffic:
+        list(SAMPLERS[name](denoise, x, uniform_times(steps), generators(range(n))))
+    assert traffic.sent <= (steps if name in STOCHASTIC else 0)

@@ -37,8 +37,7 @@ class Road:
 
     def noise(self, y: Tensor, i: int) -> Tensor:
         """Return the noise ε in y, which is at time i."""
-        t = torch.full((len(y),), self.times[i], device=y.device)
-        return self.denoise(y / scale(self.sigmas[i]), t)
+        return self.denoise(y / scale(self.sigmas[i]), self.times[i])
 
     def clean(self, y: Tensor, i: int) -> Tensor:
         """Return the clean latent D in y, which is at time i."""

@@ -1,6 +1,7 @@
 """Diffusion on tensors and numbers: the cosine schedule, times, guidance, noise and the DDPM step.
 
-No network is known here: a sampler takes a callable that predicts noise. All arithmetic is float32.
+No network is known here: a sampler takes a callable that predicts noise. All arithmetic is float32,
+and times are plain numbers, so that nobody waits for a device between steps.
 Source: Nichol and Dhariwal 2021 (equation 17, cosine schedule), Ho et al. 2020 (equations 6 and 7),
 Würstchen's `DDPMWuerstchenScheduler`.
 
@@ -11,11 +12,12 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
 
-Denoiser = Callable[[Tensor, Tensor], Tensor]
+Denoiser = Callable[[Tensor, float], Tensor]  # of latents (N, ...), all at one time
 
 S = 0.008
 ALPHA_MIN, ALPHA_MAX = 1e-4, 0.9999
@@ -97,15 +99,20 @@ def from_published(latent: Tensor) -> Tensor:
     return (latent + LATENT_SHIFT) / LATENT_SCALE
 
 
-def share_beside(x: Tensor, t: Tensor) -> Tensor:
-    """Return ᾱ at times `t` (N,), of a shape to be multiplied with `x` (N, ...), on its device."""
-    return signal_share(t).to(x.device).view(-1, *[1] * (x.ndim - 1))
-
-
 def add_noise(x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
     """Return `x` (N, ...) mixed with `noise` of the same shape at times `t` (N,)."""
-    alpha = share_beside(x, t)
+    alpha = signal_share(t).to(x.device).view(-1, *[1] * (x.ndim - 1))
     return alpha.sqrt() * x + (1 - alpha).sqrt() * noise
+
+
+def denoiser(step: Callable[..., Tensor], constants: Any) -> Denoiser:
+    """Return the denoiser of a network's `step`, which takes a time for each latent."""
+
+    def denoise(x: Tensor, t: float) -> Tensor:
+        times = torch.full((len(x),), t, dtype=torch.float32, device=x.device)
+        return step(x, times, constants)
+
+    return denoise
 
 
 def guided(denoise: Denoiser, guidance: float, rescale: float = 0.0) -> Denoiser:
@@ -116,8 +123,8 @@ def guided(denoise: Denoiser, guidance: float, rescale: float = 0.0) -> Denoiser
     equations 15 and 16).
     """
 
-    def denoise_guided(x: Tensor, t: Tensor) -> Tensor:
-        wanted, unwanted = denoise(torch.cat([x, x]), torch.cat([t, t])).chunk(2)
+    def denoise_guided(x: Tensor, t: float) -> Tensor:
+        wanted, unwanted = denoise(torch.cat([x, x]), t).chunk(2)
         led = torch.lerp(unwanted, wanted, guidance)
         if rescale == 0:
             return led
@@ -131,9 +138,9 @@ def guided(denoise: Denoiser, guidance: float, rescale: float = 0.0) -> Denoiser
 def in_turn(denoisers: Sequence[Denoiser]) -> Denoiser:
     """Return a denoiser that gives each of `denoisers` an equal share of the latents."""
 
-    def denoise(x: Tensor, t: Tensor) -> Tensor:
-        shares = zip(denoisers, x.chunk(len(denoisers)), t.chunk(len(denoisers)), strict=True)
-        return torch.cat([one(part, times) for one, part, times in shares])
+    def denoise(x: Tensor, t: float) -> Tensor:
+        shares = zip(denoisers, x.chunk(len(denoisers)), strict=True)
+        return torch.cat([one(part, t) for one, part in shares])
 
     return denoise
 
@@ -144,8 +151,8 @@ def within(start: float, end: float, inside: Denoiser, outside: Denoiser) -> Den
     Guidance in an interval (Kynkäänniemi et al. 2024) spares its second call elsewhere.
     """
 
-    def denoise(x: Tensor, t: Tensor) -> Tensor:
-        return (inside if is_within(float(t[0]), start, end) else outside)(x, t)
+    def denoise(x: Tensor, t: float) -> Tensor:
+        return (inside if is_within(t, start, end) else outside)(x, t)
 
     return denoise
 
@@ -167,8 +174,8 @@ def keeping(denoise: Denoiser, known: Tensor, mask: Tensor) -> Denoiser:
         mask: (N or 1, 1, h, w) in [0, 1].
     """
 
-    def denoise_unknown(x: Tensor, t: Tensor) -> Tensor:
-        alpha = share_beside(x, t)
+    def denoise_unknown(x: Tensor, t: float) -> Tensor:
+        alpha = signal_share(torch.tensor(t))
         noise = (x - alpha.sqrt() * known) / (1 - alpha).sqrt()
         return torch.lerp(noise, denoise(x, t), mask)
 
@@ -184,8 +191,10 @@ def draw_noise(
     rows: Sequence[torch.Generator], shape: Sequence[int], device: torch.device
 ) -> Tensor:
     """Return standard normal noise (N, *shape), float32; row i is drawn on the CPU from generator i."""
-    drawn = [torch.randn(tuple(shape), generator=generator) for generator in rows]
-    return torch.stack(drawn).to(device)
+    noise = torch.stack([torch.randn(tuple(shape), generator=generator) for generator in rows])
+    if device.type == "cuda":  # copied while the device goes on with the step before
+        return noise.pin_memory().to(device, non_blocking=True)
+    return noise.to(device)
 
 
 def ddpm(
@@ -197,13 +206,13 @@ def ddpm(
     the same generators finds them in the reference's state.
 
     Args:
-        denoise: noise in a latent (N, ...) at times (N,).
+        denoise: noise in a latent (N, ...) at a time.
         x: latent at `times[0]`, (N, ...), float32; noise if that time is 1.
         times: falling times in [0, 1], at least two.
         rows: N generators on the CPU.
     """
     for t, t_next in pairwise(times):
-        noise = denoise(x, t.repeat(x.shape[0]).to(x.device))
+        noise = denoise(x, float(t))
         x = ddpm_step(x, noise, t, t_next, draw_noise(rows, x.shape[1:], x.device))
         yield x
 

@@ -12,7 +12,7 @@ Shapes: N images, L tokens, D features of a token, h w semantic cells, H W cells
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +27,7 @@ from .samplers import SAMPLERS
 from .sampling import (
     add_noise,
     chosen_times,
+    denoiser,
     draw_noise,
     from_published,
     guided,
@@ -187,11 +188,11 @@ class Stages:
             x = add_noise(known, x, torch.full((len(x),), start)) if fresh else known
         with self.placement.running(self.stage_c):
             step, prepare = self.stage_c.step, self.stage_c.prepare
-            denoise = in_turn([partial(step, constants=prepare(part)) for part in features])
+            denoise = in_turn([denoiser(step, prepare(part)) for part in features])
             if guidance > 1:
                 denoise = guided(denoise, guidance, rescale)
             if guidance > 1 and interval != (1.0, 0.0):
-                alone = partial(step, constants=prepare(features[0][: len(rows)]))
+                alone = denoiser(step, prepare(features[0][: len(rows)]))
                 denoise = within(*interval, denoise, alone)
             if known is not None and mask is not None:
                 mask = mask.to(x)
@@ -244,13 +245,13 @@ class Stages:
             shares = zip(features, semantic.chunk(len(features)), strict=True)
             constants = [prepare(*share, size) for share in shares]
             if tile is None:
-                denoise = in_turn([partial(step, constants=one) for one in constants])
+                denoise = in_turn([denoiser(step, one) for one in constants])
             else:
                 windows = cover(size, tile // VQ_PIXELS, multiple=self.stage_b.config.granularity)
                 parts = [[cut(one, size, window) for one in constants] for window in windows]
                 denoise = tiled(
                     windows,
-                    [in_turn([partial(step, constants=one) for one in part]) for part in parts],
+                    [in_turn([denoiser(step, one) for one in part]) for part in parts],
                 )
             if guidance > 1:
                 denoise = guided(denoise, guidance)

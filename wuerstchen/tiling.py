@@ -118,7 +118,7 @@ def tiled(windows: Sequence[Window], denoisers: Sequence[Denoiser]) -> Denoiser:
     Its noise is the weighted mean of theirs, float32. A window's weight fades out towards its border.
     """
 
-    def denoise(x: Tensor, t: Tensor) -> Tensor:
+    def denoise(x: Tensor, t: float) -> Tensor:
         weights = shares(tuple(windows), x.device)
         noise = torch.zeros_like(x, dtype=torch.float32)
         for window, one, weight in zip(windows, denoisers, weights, strict=True):

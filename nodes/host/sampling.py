@@ -162,12 +162,13 @@ def sample_ddpm(
     pictures: list[Tensor] = []
     mask = (extra_args or {}).get("denoise_mask")
 
-    def denoise(y: Tensor, t: Tensor) -> Tensor:
-        sigma = noise_ratio(t)[:, None, None, None]
+    def denoise(y: Tensor, t: float) -> Tensor:
+        sigma = noise_ratio(torch.tensor(t))
         scaled = y * scale(sigma)
         if mask is not None:
             model.noise = (scaled - model.latent_image) / sigma
-        pictures[:] = [model(scaled, sigma.flatten(), **(extra_args or {}))]
+        everywhere = torch.full((len(y),), float(sigma), device=y.device)
+        pictures[:] = [model(scaled, everywhere, **(extra_args or {}))]
         return (scaled - pictures[0]) / sigma
 
     y = x / scale(sigmas[0])

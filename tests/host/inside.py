@@ -332,10 +332,10 @@ def samplers() -> dict[str, Any]:
     scales = (1 + sigmas**2).sqrt()
     model = hosted_model()
 
-    def noise_in(x: Any, t: Any) -> Any:
-        sigma = noise_ratio(t).double()
-        y = x * (1 + sigma**2).sqrt()[:, None, None, None]
-        return (y - model(y, sigma)) / sigma[:, None, None, None]
+    def noise_in(x: Any, t: float) -> Any:
+        sigma = noise_ratio(torch.tensor(t)).double()
+        y = x * (1 + sigma**2).sqrt()
+        return (y - model(y, sigma.expand(len(x)))) / sigma
 
     def apart(name: str, **how: Any) -> float:
         y = getattr(theirs, f"sample_{name}")(model, x * scales[0], sigmas, **how)
@@ -379,7 +379,7 @@ def speed() -> dict[str, Any]:
     from pack.nodes.host.sampling import chosen_sigmas, sample
     from pack.wuerstchen.checkpoints import load_network
     from pack.wuerstchen.placement import Placement
-    from pack.wuerstchen.sampling import ddpm, generators, guided, last, uniform_times
+    from pack.wuerstchen.sampling import ddpm, denoiser, generators, guided, last, uniform_times
 
     with tempfile.TemporaryDirectory() as folder:
         source, placement = middle_sized(Path(folder)), Placement()
@@ -394,7 +394,7 @@ def speed() -> dict[str, Any]:
         def package(steps: int) -> None:
             with placement.running(plain):
                 constants = plain.prepare(torch.cat([text, text * 0.5]))
-                denoise = guided(partial(plain.step, constants=constants), 4.0)
+                denoise = guided(denoiser(plain.step, constants), 4.0)
                 last(ddpm(denoise, torch.randn_like(x), uniform_times(steps), generators([1])))
 
         def ours(steps: int) -> None:

@@ -66,7 +66,7 @@ def test_blocks_see_what_single_cells_do_not() -> None:
 def test_calls_are_the_rows_that_a_run_asks_for(case: Settings) -> None:
     asked = 0
 
-    def denoise(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    def denoise(x: torch.Tensor, t: float) -> torch.Tensor:
         nonlocal asked
         asked += len(x)
         return x

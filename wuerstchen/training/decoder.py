@@ -9,7 +9,6 @@ In training the semantic latent z has unit variance; `export.py` folds the publi
 (raw = 42 z - 1) into the weights.
 """
 
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +18,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..compressor import Compressor, prepare_pixels
-from ..sampling import add_noise, ddpm, draw_noise, generators, last, signal_share, uniform_times
+from ..sampling import (
+    add_noise,
+    ddpm,
+    denoiser,
+    draw_noise,
+    generators,
+    last,
+    signal_share,
+    uniform_times,
+)
 from ..settings import vq_cells
 from ..stage_a import StageA
 from ..stage_b import StageB
@@ -150,8 +158,8 @@ class DecoderTask:
         size = (vq_cells(z.shape[2]), vq_cells(z.shape[3]))
         constants = self.stage_b.prepare(self.tower.read(prompts)[0], z, size)
         noise = draw_noise(rows, (4, *size), z.device)
-        step = partial(self.stage_b.step, constants=constants)
-        return self.stage_a.decode(last(ddpm(step, noise, uniform_times(12), rows))).clamp(0, 1)
+        denoise = denoiser(self.stage_b.step, constants)
+        return self.stage_a.decode(last(ddpm(denoise, noise, uniform_times(12), rows))).clamp(0, 1)
 
 
 class StageBTask:

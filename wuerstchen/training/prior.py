@@ -4,7 +4,6 @@ The compressor is given, so the latents of a stock of pictures are made once; ca
 afresh each time. The text tower goes on learning with Stage C, and keeps being asked for the scene.
 """
 
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +16,7 @@ from ..compressor import prepare_pixels
 from ..sampling import (
     add_noise,
     ddpm,
+    denoiser,
     draw_noise,
     generators,
     guided,
@@ -105,9 +105,9 @@ class PriorTask:
         """Return 256×256 pixels in [0, 1] painted from `prompts` with the default settings."""
         rows = generators(range(len(prompts)))
         constants = self.stage_c.prepare(self.tower.read([*prompts, *[""] * len(prompts)])[0])
-        step = guided(partial(self.stage_c.step, constants=constants), GUIDANCE)
+        denoise = guided(denoiser(self.stage_c.step, constants), GUIDANCE)
         noise = draw_noise(rows, (16, 6, 6), self.device)
-        z = last(ddpm(step, noise, published_times(), rows))
+        z = last(ddpm(denoise, noise, published_times(), rows))
         return self.decoder.paint(z, prompts)
 
 
