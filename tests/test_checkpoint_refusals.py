@@ -216,6 +216,32 @@ def test_an_archive_of_old_is_refused_unread(tmp_path: Path) -> None:
     assert "refused, since reading it could run code" in text
 
 
+def test_a_torchscript_program_is_refused_unread(tmp_path: Path) -> None:
+    torch.jit.script(torch.nn.Linear(2, 2)).save(tmp_path / "a.pt")
+    text = message(load_network, tmp_path / "a.pt", "stage_c", PLACEMENT)
+    assert "found a TorchScript program; refused, since reading it could run code" in text
+
+
+def test_zeros_that_a_download_left_are_no_archive(tmp_path: Path) -> None:
+    (tmp_path / "a.pt").write_bytes(bytes(2**16))
+    text = message(load_network, tmp_path / "a.pt", "stage_c", PLACEMENT)
+    assert "found one that is damaged or cut short" in text
+
+
+def test_nested_json_is_refused(tmp_path: Path) -> None:
+    path = prior_file(tmp_path).rename(tmp_path / "diffusion_pytorch_model.safetensors")
+    (tmp_path / "config.json").write_text("[" * 200_000)
+    assert "expected a JSON object, found " in message(load_network, path, "stage_c", PLACEMENT)
+
+
+def test_numbers_beyond_the_precision_are_not_written(tmp_path: Path) -> None:
+    source = prior_file(tmp_path, {"projection.bias": torch.full((64,), 1e6)})
+    text = message(convert, source, tmp_path / "out.safetensors", torch.float16)
+    assert "found larger ones in projection.bias; take bf16 or fp32" in text
+    assert not (tmp_path / "out.safetensors").exists()
+    convert(source, tmp_path / "out.safetensors", torch.bfloat16)
+
+
 def test_a_text_tower_that_does_not_run_here_is_still_described(tmp_path: Path) -> None:
     folder = tower_folder(tmp_path) / "text_encoder"
     config = folder / "config.json"
@@ -233,9 +259,10 @@ FOREIGN = {
     "blocks.2.attention.to_k.lora_A.default.weight": "a LoRA",
     "text_encoder.text_model.encoder.layers.0.self_attn.q_proj.lora_A.weight": "a LoRA",
     "lora_prior_unet_down_blocks_0_2_attention_to_q.lora_down.weight": "a kohya LoRA for Stable Cascade",
-    "lora_prior_te_text_model_encoder_layers_0.lora_up.weight": "a kohya LoRA for Stable Cascade",
+    "lora_prior_te_text_model_encoder_layers_0.lora_up.weight": "a LoRA",
+    "lora_unet_blocks_2_attention_to_q.lora_down.weight": "a LoRA",
     "lora_unet_down_blocks_0_attentions_0.lora_down.weight": "a kohya LoRA for Stable Diffusion",
-    "lora_te1_text_model_encoder_layers_0.alpha": "a kohya LoRA for Stable Diffusion",
+    "lora_te1_text_model_encoder_layers_0.alpha": "a LoRA",
     "clip_txt_mapper.weight": "the prior of Stable Cascade",
     "model.diffusion_model.clip_img_mapper.bias": "the prior of Stable Cascade",
     "effnet_mapper.0.weight": "the decoder of Stable Cascade",
@@ -350,9 +377,8 @@ def test_pipeline_cannot_be_converted_as_one_network(tmp_path: Path) -> None:
         (tmp_path / KINDS[kind].folder).mkdir()
         save_file(state(kind), tmp_path / KINDS[kind].folder / "model.safetensors")
     text = message(convert, tmp_path, tmp_path / "out.safetensors")
-    assert (
-        f"give one of its component folders: {tmp_path / 'decoder'}, {tmp_path / 'vqgan'}" in text
-    )
+    assert "say which kind to convert, or give one of its component folders: " in text
+    assert f"{tmp_path / 'decoder'}, {tmp_path / 'vqgan'}" in text
 
 
 def test_file_of_two_networks_asks_which_one_to_convert(tmp_path: Path) -> None:

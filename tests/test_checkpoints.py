@@ -2,12 +2,14 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 from typing import Any
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from wuerstchen import Wuerstchen
 from wuerstchen.checkpoints import (
     KINDS,
     Recognised,
@@ -25,6 +28,7 @@ from wuerstchen.checkpoints import (
 )
 from wuerstchen.compressor import CompressorConfig, Stage
 from wuerstchen.placement import Placement
+from wuerstchen.sizes import config_from_entries
 from wuerstchen.stage_a import StageAConfig
 from wuerstchen.stage_b import StageBConfig
 from wuerstchen.stage_c import StageCConfig
@@ -529,3 +533,47 @@ def test_text_tower_and_tokenizer_are_loaded(tmp_path: Path, file: str) -> None:
     assert not any(p.requires_grad for p in loaded.network.parameters())
     half = load_text_tower(tmp_path, FP16).network
     assert {p.dtype for p in half.parameters()} == {torch.float16}
+
+
+def test_a_compressed_archive_has_the_same_tensors(tmp_path: Path) -> None:
+    state = random_state("stage_c")
+    torch.save(state, tmp_path / "stored.pt")
+    with ZipFile(tmp_path / "stored.pt") as stored, ZipFile(tmp_path / "a.pt", "w") as archive:
+        for name in stored.namelist():
+            archive.writestr(name, stored.read(name), ZIP_DEFLATED)
+    loaded = load_network(tmp_path / "a.pt", "stage_c", FP32).state_dict()
+    assert all(torch.equal(loaded[key], state[key]) for key in state)
+
+
+def test_the_published_compressor_has_a_config_of_other_words() -> None:
+    entries = {"_class_name": "EfficientNetEncoder", "c_latent": 16, "c_cond": 1280}
+    config = config_from_entries("compressor", {**entries, "effnet": "efficientnet_v2_s"})
+    assert config == CompressorConfig()
+
+
+def test_averaged_weights_of_diffusers_training_have_their_config(tmp_path: Path) -> None:
+    folder = component(tmp_path / "prior_ema", "stage_c")
+    config = json.loads((folder / "config.json").read_text())
+    averaging = {"decay": 0.9999, "min_decay": 0.0, "power": 2 / 3, "optimization_step": 10}
+    (folder / "config.json").write_text(json.dumps(config | averaging))
+    assert load_network(folder, "stage_c", FP32).config == TINY["stage_c"]
+
+
+def test_weights_saved_as_the_variant_fp16_are_found(tmp_path: Path) -> None:
+    folder = component(tmp_path / "a", "stage_c", "diffusion_pytorch_model.fp16.safetensors")
+    assert load_network(folder, "stage_c", FP32).config == TINY["stage_c"]
+
+
+def test_prior_and_decoder_may_lie_in_one_pipeline_as_diffusers_saves_them(
+    tmp_path: Path, tiny: Path
+) -> None:
+    prior, decoder, joined = tiny / "wuerstchen-prior", tiny / "wuerstchen", tmp_path / "joined"
+    shutil.copytree(decoder, joined)
+    for name in ("prior", "text_encoder", "tokenizer"):
+        shutil.copytree(prior / name, joined / f"prior_{name}")
+    settings = {"seed": 3, "width": 128, "height": 128, "steps": 2, "decoder_steps": 2}
+    pictures = [
+        Wuerstchen.load(model, device="cpu", progress=False).paint("a cat", **settings)[0]
+        for model in (tiny, joined)
+    ]
+    assert pictures[0].tobytes() == pictures[1].tobytes()

@@ -180,6 +180,12 @@ FORMATS: dict[str, tuple[Name, list[Target]]] = {
     "the host": (dotted("diffusion_model.", "text_encoder.", ".lora_{}.weight", WORDS), EVERYWHERE),
     "kohya": (kohya("lora_unet_", "lora_te_text_model_"), EVERYWHERE),
     "kohya with numbered towers": (kohya("lora_unet_", "lora_te1_text_model_"), EVERYWHERE),
+    "OneTrainer": (
+        dotted("lora_prior_unet.", "lora_prior_te.", ".lora_{}.weight", WORDS),
+        EVERYWHERE,
+    ),
+    "OneTrainer until 2025": (kohya("lora_prior_unet_", "lora_prior_te_text_model_"), EVERYWHERE),
+    "OneTrainer until 2024": (kohya("lora_prior_prior_", "lora_prior_te_text_model_"), EVERYWHERE),
     "the authors' layout": (authors, [t for t in ATTENTION if "to_out" in t.layer]),
 }
 
@@ -493,8 +499,7 @@ def random_pair(stem: str, rows: int = 32, columns: int = 32) -> dict[str, Tenso
 
 FOREIGNERS = {
     "lora_prior_unet_down_blocks_0_2_attention_to_q": "Stable Cascade",
-    "lora_prior_te_text_model_encoder_layers_0_self_attn_q_proj": "Stable Cascade",
-    "lora_prior_unet_blocks_2_attention_to_q": "Stable Cascade",
+    "lora_prior_unet.up_blocks.0.2.attention.to_q": "Stable Cascade",
     "prior.down_blocks.0.2.attention.to_q": "Stable Cascade",
     "lora_unet_up_blocks_1_3_channelwise_0": "Stable Cascade",
     "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q": "Stable Diffusion",

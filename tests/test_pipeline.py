@@ -453,3 +453,14 @@ def test_tiles_change_little_and_no_tile_larger_than_the_picture_anything(
     assert tiled.size == (384, 256)
     assert difference(whole, tiled) > 1
     assert abs(levels(whole) - levels(tiled)).mean() < levels(whole).std() / 4
+
+
+@pytest.mark.parametrize("stage", ["stage_c", "stage_b"])
+def test_numbers_beyond_the_precision_are_told_and_not_painted(tiny: Path, stage: str) -> None:
+    model = Wuerstchen.load(tiny, device="cpu", progress=False)
+    for parameter in getattr(model, stage).parameters():
+        parameter.mul_(1e30)
+    with pytest.raises(
+        ValueError, match=r"must be of finite numbers, got others in torch\.float32"
+    ):
+        model.paint("a cat", steps=2, decoder_steps=2, width=128, height=128)

@@ -7,6 +7,7 @@ memory-mapped tensors: nothing is held twice. Every key must fit.
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,16 @@ from . import files
 from .blending import blended, parse_blend
 from .files import CheckpointError, Weights, first_line
 from .placement import Placement
-from .recognise import KINDS, Kind, Recognised, compare, published_names, recognise, wrong_kind
+from .recognise import (
+    KINDS,
+    Kind,
+    Recognised,
+    compare,
+    published_names,
+    recognise,
+    shortened,
+    wrong_kind,
+)
 from .sizes import config_from_entries, config_from_shapes, summary
 from .writing import appearing
 
@@ -126,8 +136,8 @@ def convert(
         kind: which network to take, one of `KINDS`; needed only where a source holds several.
 
     Raises:
-        CheckpointError: if the source cannot be used or holds several networks, or `out` cannot
-            be written.
+        CheckpointError: if the source cannot be used or holds several networks, has numbers beyond
+            `dtype`, or `out` cannot be written.
         ValueError: as `load_network`.
     """
     if out.suffix != ".safetensors" or out.is_dir() or not out.absolute().parent.is_dir():
@@ -141,7 +151,13 @@ def convert(
     found = find(source, kind, dtype)
     built(found, nn)
     if dtype is not None:
+        before = finite_keys(found.tensors)
         cast_in_place(found.tensors, dtype)
+        if lost := sorted(before - finite_keys(found.tensors)):
+            raise CheckpointError(
+                f"{found.place}: expected numbers that {dtype} can hold, found larger ones in "
+                f"{shortened(lost)}; take bf16 or fp32"
+            )
     metadata = {
         "format": "pt",
         files.METADATA_KIND: found.kind,
@@ -184,8 +200,8 @@ def find_only(source: str | Path) -> Found:
             or "none of them here"
         )
         raise CheckpointError(
-            f"{source}: expected one network, found a pipeline; give one of its component folders: "
-            f"{folders}"
+            f"{source}: expected one network, found a pipeline; say which kind to convert, or give "
+            f"one of its component folders: {folders}"
         )
     file = files.locate(source, "")
     candidates = files.read(file)
@@ -291,6 +307,11 @@ def config_in_words(weights: Weights, kind: str) -> str:
         return summary(understood(weights, kind).config)
     except CheckpointError as error:
         return f"none that runs here: {first_line(error.__cause__ or error)}"
+
+
+def finite_keys(tensors: Mapping[str, Tensor]) -> set[str]:
+    """Return the names of tensors whose every number is finite."""
+    return {key for key, tensor in tensors.items() if bool(tensor.isfinite().all())}
 
 
 def cast_in_place(tensors: dict[str, Tensor], dtype: torch.dtype) -> None:

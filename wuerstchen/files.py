@@ -23,12 +23,15 @@ from torch import Tensor
 
 SAFE = (".safetensors", ".sft")
 SUFFIXES = (*SAFE, ".bin", ".pt", ".pth", ".ckpt")
-COMPONENT_FILES = (
-    "diffusion_pytorch_model.safetensors",
-    "model.safetensors",
-    "diffusion_pytorch_model.bin",
-    "pytorch_model.bin",
+# A component's weights, the preferred first.
+ENDINGS = (".safetensors", ".fp16.safetensors", ".bin")
+COMPONENT_FILES = tuple(
+    stem + ending
+    for ending in ENDINGS
+    for stem in ("diffusion_pytorch_model", "model", "pytorch_model")
 )
+# Where diffusers saves prior and decoder as one pipeline, the prior's folders have other names.
+JOINED = {"prior": "prior_prior"}
 # Entries of a training file that hold a state dict. Averaged weights first: they are the model.
 PARTS = ("ema_state_dict", "state_dict", "effnet_state_dict")
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -72,12 +75,13 @@ def locate(source: str | Path, folder: str) -> Path:
     Raises:
         CheckpointError: if `source` is no file, folder or Hub name that has it.
     """
-    path = resolve(source, folders=["", folder])
+    names = [JOINED.get(folder, folder), folder]
+    path = resolve(source, folders=["", *names])
     if path.is_file():
         return path
     if is_pipeline(path):
-        inside = path / folder
-        if component_file(inside) is None:
+        inside = next((path / name for name in names if component_file(path / name)), None)
+        if inside is None:
             held = ", ".join(file.parent.name for file in component_files(path)) or "no weights"
             raise CheckpointError(
                 f"{source}: expected weights in its folder {folder}, found {held}; "
@@ -113,7 +117,9 @@ def resolve(
     Raises:
         CheckpointError: if there is no such path and no such Hub repository.
     """
-    path = Path(source).expanduser()
+    path = Path(source)
+    if path.parts[:1] == ("~",):
+        path = path.expanduser()
     if path.exists():
         return path
     if isinstance(source, str) and HUB_NAME.fullmatch(source) and path.suffix not in SUFFIXES:
@@ -127,25 +133,15 @@ def resolve(
 def fetch(name: str, folders: Sequence[str], extras: Sequence[str], download: bool) -> Path:
     """Return the Hub cache's folder of a repository, with the needed files in it."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
+    from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
 
     folder = Path()
     places = [f"{inside}/" if inside else "" for inside in folders]
     try:
-        for suffix in (
-            ".safetensors",
-            ".bin",
-        ):  # the second only where a repository lacks the first
-            wanted = ["config.json", *(file for file in COMPONENT_FILES if file.endswith(suffix))]
-            patterns = [
-                "model_index.json",
-                *extras,
-                *(place + file for place in places for file in wanted),
-            ]
+        for ending in ENDINGS:  # one only where a repository lacks those before it
+            names = [name for name in COMPONENT_FILES if name[name.index(".") :] == ending]
+            wanted = [place + name for place in places for name in ["config.json", *names]]
+            patterns = ["model_index.json", *extras, *wanted]
             folder = Path(
                 snapshot_download(name, allow_patterns=patterns, local_files_only=not download)
             )
@@ -162,10 +158,16 @@ def fetch(name: str, folders: Sequence[str], extras: Sequence[str], download: bo
             f"{name}: expected a path or a Hub repository, found neither (or a private one); "
             "check the spelling"
         ) from error
-    except (HFValidationError, OSError) as error:
+    except Exception as error:  # a connection can break in many ways
         raise CheckpointError(
-            f"{name}: could not be fetched from the Hub: {first_line(error)}"
+            f"{name}: could not be fetched from the Hub: {first_line(error)}; run it again, it goes on "
+            "where it stopped"
         ) from error
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"{name}: expected {patterns[0]}, or config.json with {COMPONENT_FILES[0]}, found none of "
+            "the files in this repository; download the one you want and give its path"
+        )
     return folder
 
 
@@ -238,15 +240,13 @@ def read_safetensors(path: Path) -> list[Weights]:
 
 def read_pickle(path: Path) -> list[Weights]:
     """Return the state dicts of a file that `torch.save` wrote."""
-    if tarfile.is_tarfile(path):  # until PyTorch 2.6 `weights_only` did not count for these
+    if program := program_in(path):
         raise CheckpointError(
-            f"{path}: expected a PyTorch file, found an archive as PyTorch wrote it before 2017; "
-            "refused, since reading it could run code: take a safetensors file"
+            f"{path}: expected a PyTorch file with plain tensors, found {program}; refused, since "
+            "reading it could run code: take a safetensors file"
         )
     try:
-        loaded = torch.load(
-            path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
-        )
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=is_stored_as_is(path))
     except Exception as error:  # a damaged pickle can raise anything
         named = r"(GLOBAL|unsupported class|unrecognized function) (\S+)"
         if refused := re.search(named, str(error)):
@@ -277,6 +277,28 @@ def read_pickle(path: Path) -> list[Weights]:
     ]
 
 
+def program_in(path: Path) -> str:
+    """Return what a file is that PyTorch before 2.6 reads without minding `weights_only`, "" if none."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+        return "a TorchScript program" if any(n.endswith("constants.pkl") for n in names) else ""
+    try:
+        with tarfile.open(path, "r:") as archive:
+            has_files = archive.next() is not None
+    except (tarfile.TarError, OSError):
+        return ""
+    return "an archive as PyTorch wrote it before 2017" if has_files else ""
+
+
+def is_stored_as_is(path: Path) -> bool:
+    """Whether a file is a zip archive whose tensors lie in it uncompressed, to be mapped."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return all(entry.compress_type == zipfile.ZIP_STORED for entry in archive.infolist())
+
+
 def config_beside(path: Path) -> dict[str, Any] | None:
     """Return config.json of the folder, if the file is named like a component's weights."""
     config = path.with_name("config.json")
@@ -289,7 +311,7 @@ def parsed(text: str | bytes, path: Path) -> dict[str, Any]:
     """Return the JSON object in `text`, which comes from `path`."""
     try:
         entries = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{path}: expected a JSON object, found {first_line(error)}"
         ) from error

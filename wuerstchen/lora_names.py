@@ -7,6 +7,7 @@ Files name parts and layers in many ways, alike for both networks:
     lora_unet_blocks_2_attention_to_q.lora_down.weight          kohya
     text_encoder.text_model.encoder.layers.0.self_attn.q_proj.lora_A.weight
     lora_te_text_model_encoder_layers_0_self_attn_q_proj.lora_down.weight
+    lora_prior_unet.blocks.2.attention.to_q.lora_down.weight    OneTrainer, its parts with _ or .
 
 Names of the authors' layout are known too, with queries, keys and values joined in one matrix.
 """
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 
 PRIOR, TEXT = "prior", "text_encoder"
 
-# What comes before a layer's name, also one after the other. A kohya LoRA for Stable Cascade has
-# lora_prior_unet_ and lora_prior_te_ instead: its text tower is of the same sizes as ours.
+# What comes before a layer's name, also one after the other. LoRAs for Stable Cascade may have the
+# same: its text tower is of the same sizes as ours, its prior has other blocks.
 PREFIXES = (
     "base_model.model.",
     "model.diffusion_model.",
@@ -34,6 +35,11 @@ PREFIXES = (
     "lora_unet_",
     "lora_te_",
     "lora_te1_",
+    "lora_prior_unet_",
+    "lora_prior_unet.",
+    "lora_prior_prior_",
+    "lora_prior_te_",
+    "lora_prior_te.",
     "text_model_",
 )
 MATRIX = re.compile(
@@ -57,7 +63,7 @@ JOINED, PARTS_OF_JOINED = (".attn", ".attn.in_proj"), (".to_q", ".to_k", ".to_v"
 FAMILIES = {
     r".*(hada_|lokr_|oft_|dora_scale|lora_magnitude_vector|lora_mid)": "a LoHa, LoKr or DoRA, "
     "whose updates are no plain product",
-    r"lora_prior_(unet|te)_": "a LoRA for Stable Cascade",
+    r"bundle_emb\.": "a LoRA with an embedding that OneTrainer put beside it",
     r".*(down|up)_blocks[._]\d+[._]\d+[._](attention|channelwise|depthwise|(kv_)?mapper)[._]": "a "
     "LoRA for Stable Cascade",
     r".*([a-z]+_blocks?[._].*(attentions|resnets)|(in|out)put_blocks|middle_block)": "a LoRA for "

@@ -104,8 +104,8 @@ def add_model_options(group: Any) -> None:
     group.add_argument(
         "--compressor",
         metavar="SOURCE",
-        help="what reads the picture of --image, where the model has none: the authors' file "
-        "model_v2_stage_b.pt",
+        help="another network that reads the picture of --image (published: "
+        "warp-ai/EfficientNetEncoder, which v2 takes by itself)",
     )
     group.add_argument(
         "--lora",

@@ -22,7 +22,13 @@ from .interpolation import path, slerp
 from .placement import Placement, Quantize, place
 from .sampling import LATENT_SHIFT, generators
 from .settings import Settings
-from .sources import is_whole, native_size, published_pair
+from .sources import (
+    PUBLISHED_COMPRESSOR,
+    compressor_of,
+    is_whole,
+    native_size,
+    published_pair,
+)
 from .stage_a import StageA
 from .stage_b import StageB
 from .stage_c import StageC
@@ -97,8 +103,8 @@ class Wuerstchen(Stages):
                 `model`.
             decoder: another source for Stage B and Stage A, likewise.
             stage_a: another source for Stage A alone.
-            compressor: another source for the compressor, which pictures to paint over need. The
-                published one is in the authors' file model_v2_stage_b.pt.
+            compressor: another source for the compressor, which pictures to paint over need. With
+                the published decoder it is the published one, from the Hub.
             device: "auto", "cpu", "cuda", "cuda:N" or "mps".
             dtype: "auto" (fp32 on the CPU, else fp16), "fp32", "fp16" or "bf16".
             offload: "none", "stage" or "layer", see `placement`.
@@ -122,7 +128,7 @@ class Wuerstchen(Stages):
         prior_home = prior if is_whole(prior) else published_pair(model)[0]
         decoder_home = decoder if is_whole(decoder) else published_pair(model)[1]
         stages = cls(
-            prior_text=load_text_tower(prior_home, placement),
+            prior_text=load_text_tower(prior_home, placement, of_prior=True),
             stage_c=stage_c,
             decoder_text=load_text_tower(decoder_home, placement),
             stage_b=stage_b,
@@ -318,14 +324,15 @@ def read_compressor(
     Raises:
         CheckpointError: if there is none.
     """
+    chosen = source or compressor_of(decoder)
     try:
-        return cast(Compressor, load_network(source or decoder, "compressor", placement))
+        return cast(Compressor, load_network(chosen, "compressor", placement))
     except CheckpointError as error:
-        if source is not None:
+        if chosen != decoder:
             raise
         raise CheckpointError(
             f"{decoder} comes without a compressor, which pictures to paint over need; give one as "
-            "compressor (published: the authors' file model_v2_stage_b.pt)"
+            f"compressor (published: {PUBLISHED_COMPRESSOR})"
         ) from error
 
 

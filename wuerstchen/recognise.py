@@ -73,7 +73,7 @@ KINDS = {
         folder="efficient_net",
         name="the semantic compressor (EfficientNetV2)",
         advice="give it as the compressor",
-        repository="dome272/wuerstchen, file model_v2_stage_b.pt",
+        repository="warp-ai/EfficientNetEncoder",
         marks=("backbone.0.0.weight", "mapper.0.weight"),
     ),
     "text_encoder": Kind(
@@ -104,9 +104,10 @@ DROPPED = {"embeddings.position_ids": "the numbers 0 to 76, which need not be ke
 
 # What a file with a key like this is instead; the first that fits.
 FOREIGNERS = {
-    r"lora_prior_(unet|te)_": "a kohya LoRA for Stable Cascade",
-    r"lora_(unet|te\d?)_": "a kohya LoRA for Stable Diffusion",
-    r".*(lora_[AB]\.|lora[._](down|up)\.|\.hada_|\.lokr_)": "a LoRA (it is added to a prior)",
+    r"lora_prior_unet[_.](down|up)_blocks": "a kohya LoRA for Stable Cascade",
+    r"lora_unet_(?!blocks_\d)": "a kohya LoRA for Stable Diffusion",
+    r"lora_(prior_)?te\d?[_.]|.*(lora_[AB]\.|lora[._](down|up)\.|\.hada_|\.lokr_)": "a LoRA (it is added "
+    "to a prior)",
     r"(.*\.)?clip_(txt|img)_mapper\.": "the prior of Stable Cascade (v3)",
     r"(.*\.)?(clip_txt_pooled_mapper|pixels_mapper|effnet_mapper\.\d)\.": "the decoder of Stable "
     "Cascade (v3)",

@@ -76,7 +76,7 @@ def noise_ratio(t: Tensor) -> Tensor:
     float32, same shape.
     """
     alpha = signal_share(t)
-    return torch.where(t > 0, ((1 - alpha) / alpha).sqrt(), 0.0)
+    return ((1 - alpha) / alpha).sqrt().masked_fill(t <= 0, 0.0)
 
 
 def time_at(sigma: Tensor) -> Tensor:
@@ -85,8 +85,8 @@ def time_at(sigma: Tensor) -> Tensor:
     sigma = sigma.float()
     lag = torch.atan2((sigma.square() + math.sin(angle) ** 2).sqrt(), torch.tensor(math.cos(angle)))
     t = (lag * (1 + S) * 2 / math.pi - S).clamp(0, 1)
-    t = torch.where(sigma >= ((1 - ALPHA_MIN) / ALPHA_MIN) ** 0.5 * (1 - 1e-6), 1.0, t)
-    return torch.where(sigma > 0, t, 0.0)
+    t = t.masked_fill(sigma >= ((1 - ALPHA_MIN) / ALPHA_MIN) ** 0.5 * (1 - 1e-6), 1.0)
+    return t.masked_fill(sigma <= 0, 0.0)
 
 
 def to_published(z: Tensor) -> Tensor:

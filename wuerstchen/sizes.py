@@ -19,9 +19,17 @@ OLD_NAMES = {
         "c_latent": "latent_channels",
         "codebook_size": "num_vq_embeddings",
     },
+    "compressor": {"c_cond": "c_head"},
 }
-# Old config entries that say nothing about the network.
-UNUSED = {"stage_c": {"latent_size": "the latent's size is chosen at each run"}}
+# Config entries that say nothing about the network: the latent's size is chosen at each run, the
+# compressor's stages are known, and averaged weights come with how they were averaged.
+UNUSED = {
+    "stage_c": (
+        "latent_size", "decay", "min_decay", "inv_gamma", "power", "optimization_step",
+        "update_after_step", "use_ema_warmup",
+    ),
+    "compressor": ("effnet",),
+}  # fmt: skip
 # Kinds of transformers, which notes much beside that; what stands there always, since its defaults
 # are others.
 WORDY = {"text_encoder": ("hidden_act", "num_attention_heads")}
@@ -43,7 +51,7 @@ def config_from_entries(kind: str, entries: Mapping[str, Any]) -> Any:
         if name not in entries:
             raise ValueError(f"config entry {name} is missing")
     for key, value in entries.items():
-        if key.startswith("_") or key in UNUSED.get(kind, {}):
+        if key.startswith("_") or key in UNUSED.get(kind, ()):
             continue
         name = renames.get(key, key)
         if name not in defaults:

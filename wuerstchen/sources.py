@@ -3,11 +3,13 @@
 from pathlib import Path
 
 from .blending import parse_blend
-from .files import CheckpointError, is_pipeline, parsed, resolve
+from .files import JOINED, CheckpointError, component_file, is_pipeline, parsed, resolve
 
 NATIVE_SIZE = 1024
 MINI = Path(__file__).parent / "mini"
 PRIOR_FOLDER, DECODER_FOLDER = "wuerstchen-prior", "wuerstchen"
+PUBLISHED = "warp-ai/wuerstchen-prior", "warp-ai/wuerstchen"
+PUBLISHED_COMPRESSOR = "warp-ai/EfficientNetEncoder"
 
 
 def published_pair(model: str | Path) -> tuple[str | Path, str | Path]:
@@ -17,8 +19,10 @@ def published_pair(model: str | Path) -> tuple[str | Path, str | Path]:
         CheckpointError: if it is a folder that does not hold both.
     """
     if model == "v2":
-        return "warp-ai/wuerstchen-prior", "warp-ai/wuerstchen"
+        return PUBLISHED
     folder = MINI if model == "mini" else Path(model).expanduser()
+    if is_pipeline(folder) and component_file(folder / JOINED["prior"]):
+        return folder, folder
     pair = folder / PRIOR_FOLDER, folder / DECODER_FOLDER
     missing = " and ".join(
         f"{part.name}/model_index.json" for part in pair if not is_pipeline(part)
@@ -30,6 +34,11 @@ def published_pair(model: str | Path) -> tuple[str | Path, str | Path]:
             "there; a single network is given as prior or decoder"
         )
     return pair
+
+
+def compressor_of(decoder: str | Path) -> str | Path:
+    """Return the source of the compressor that goes with a decoder."""
+    return PUBLISHED_COMPRESSOR if decoder == PUBLISHED[1] else decoder
 
 
 def is_whole(source: str | Path) -> bool:

@@ -171,7 +171,7 @@ class Stages:
 
         Raises:
             ValueError: if a side, the steps, the times, the sampler or the rows are out of range,
-                or `mask` and `latent` do not fit together.
+                `mask` and `latent` do not fit together, or the latent is beyond the precision.
         """
         check_choice("sampler", sampler, list(SAMPLERS))
         times = chosen_times(steps, start, end)
@@ -200,7 +200,7 @@ class Stages:
             z = self._diffuse("Stage C", SAMPLERS[sampler](denoise, x, times, rows), times)
             if known is not None and mask is not None and end == 0:
                 z = torch.lerp(known, z, mask)  # the last step leaves a trace of noise everywhere
-        return to_published(z).cpu()
+        return finite(to_published(z).cpu(), "Stage C", self.placement.dtype)
 
     @torch.no_grad()
     def sample_vq(
@@ -228,7 +228,8 @@ class Stages:
             tile: side in pixels of the windows that each step is done in; None is the whole.
 
         Raises:
-            ValueError: if h or w, the steps, the sampler or the rows are out of their range.
+            ValueError: if h or w, the steps, the sampler or the rows are out of their range, or the
+                latent is beyond the precision.
         """
         check_choice("sampler", sampler, list(SAMPLERS))
         if len(semantic) != len(rows):
@@ -257,7 +258,8 @@ class Stages:
                 denoise = guided(denoise, guidance)
             x = draw_noise(rows, (self.stage_b.config.c_in, height, width), self.placement.device)
             times = uniform_times(steps)
-            return self._diffuse("Stage B", SAMPLERS[sampler](denoise, x, times, rows), times).cpu()
+            vq = self._diffuse("Stage B", SAMPLERS[sampler](denoise, x, times, rows), times)
+        return finite(vq.cpu(), "Stage B", self.placement.dtype)
 
     @torch.no_grad()
     def decode_pixels(self, vq: Tensor, tile: int | None = None) -> Tensor:
@@ -310,6 +312,20 @@ class Stages:
         from tqdm import tqdm
 
         return tqdm(desc=title, total=total, disable=not self.progress)
+
+
+def finite(latent: Tensor, stage: str, dtype: torch.dtype) -> Tensor:
+    """Return a latent that is a picture's; refuse one with other than finite numbers.
+
+    Raises:
+        ValueError: with what to change.
+    """
+    if not latent.isfinite().all():
+        raise ValueError(
+            f"the latent of {stage} must be of finite numbers, got others in {dtype}; take dtype bf16 "
+            "or fp32, fewer or weaker LoRAs, or another checkpoint"
+        )
+    return latent
 
 
 def known_z(latent: Tensor, mask: Tensor | None, like: Tensor) -> Tensor:

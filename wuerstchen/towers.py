@@ -10,26 +10,32 @@ from .placement import Placement
 from .text import TextTower
 
 
-def load_text_tower(source: str | Path, placement: Placement) -> TextTower:
+def load_text_tower(
+    source: str | Path, placement: Placement, *, of_prior: bool = False
+) -> TextTower:
     """Return the text tower of a pipeline.
 
     Args:
         source: pipeline folder or Hub name with the folders `text_encoder` and `tokenizer`.
         placement: precision, layer classes and resting place of its network.
+        of_prior: whether it is Stage C's, where one folder holds both pipelines.
 
     Raises:
         CheckpointError: if a folder is missing or damaged, or the weights are not of a text tower.
     """
-    root = files.resolve(source, folders=["text_encoder"], extras=["tokenizer/*"])
-    folder = root / "text_encoder"
-    if files.component_file(folder) is None or not (root / "tokenizer").is_dir():
+    starts = ["prior_", ""] if of_prior else [""]
+    names = [f"{start}text_encoder" for start in starts]
+    root = files.resolve(source, folders=names, extras=[f"{start}tokenizer/*" for start in starts])
+    start = next((start for start in starts if (root / f"{start}text_encoder").is_dir()), "")
+    folder, words = root / f"{start}text_encoder", root / f"{start}tokenizer"
+    if files.component_file(folder) is None or not words.is_dir():
         raise CheckpointError(
             f"{source}: expected a pipeline with folders text_encoder (config.json and weights) "
             f"and tokenizer, found {files.listing(root) if root.is_dir() else 'a file'}; published "
             "are warp-ai/wuerstchen-prior and warp-ai/wuerstchen"
         )
     network: Any = load_network(folder, "text_encoder", placement)
-    tokenizer = load_tokenizer(root / "tokenizer", network.config.vocab_size)
+    tokenizer = load_tokenizer(words, network.config.vocab_size)
     return TextTower(network, tokenizer, placement)
 
 

@@ -115,7 +115,11 @@ def run(
     sigmas: Tensor,
     sampler: Any = None,
 ) -> Latent:
-    """Return the latent after a run; guidance up to 1 is none, as in the package."""
+    """Return the latent after a run; guidance up to 1 is none, as in the package.
+
+    Raises:
+        ValueError: if the sigmas rise, or what is sampled is beyond the precision.
+    """
     samples = latent["samples"]
     if sampler is None and bool((sigmas.diff() > 0).any()):
         raise ValueError(
@@ -140,6 +144,11 @@ def run(
         disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
         seed=seed,
     )
+    if not done.isfinite().all():
+        raise ValueError(
+            "the latent must be of finite numbers, got others; take another weight_dtype in the loader "
+            "(bf16 or fp32), fewer or weaker LoRAs, or another checkpoint"
+        )
     return {**latent, "samples": done.to(management.intermediate_device())}
 
 
