@@ -464,3 +464,28 @@ def test_numbers_beyond_the_precision_are_told_and_not_painted(tiny: Path, stage
         ValueError, match=r"must be of finite numbers, got others in torch\.float32"
     ):
         model.paint("a cat", steps=2, decoder_steps=2, width=128, height=128)
+
+
+def test_numbers_are_float32_whatever_pytorchs_default_and_autocast_is_taken(tiny: Path) -> None:
+    model = Wuerstchen.load(tiny, device="cpu", progress=False)
+    how = {"seed": 3, "steps": 2, "decoder_steps": 2, "width": 128, "height": 128}
+    (plain,) = model.paint("a cat", **how)
+    torch.set_default_dtype(torch.float64)
+    try:
+        (double,) = model.paint("a cat", **how)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        (cast,) = model.paint("a cat", **how)
+    assert difference(plain, double) == 0
+    assert 0 < difference(plain, cast) < 64
+
+
+def test_latents_are_tensors_like_any_other(tiny: Path) -> None:
+    model = Wuerstchen.load(tiny, device="cpu", progress=False)
+    text, rows = model.encode_text(["a cat"]), generators([0])
+    semantic = model.sample_semantic(text.prior, rows, (128, 128), steps=1)
+    semantic.requires_grad_().square().sum().backward()
+    assert semantic.grad is not None
+    with torch.no_grad():
+        semantic[:, 0] += 1

@@ -68,7 +68,11 @@ def product(
 ) -> Tensor:
     """Return `x` (..., D) times `weight` (D', D) plus `bias` (D',), then as `linear`."""
     if not takes_onednn(x, weight):
-        return finished(F.linear(x, weight, bias), activate, plus)
+        if (
+            weight.device.type == "mps"
+        ):  # versions of PyTorch read a part of a matrix as if it were whole
+            weight = weight.contiguous()
+        return finished(F.linear(x.contiguous(), weight, bias), activate, plus)  # else row by row
     fused: Any = torch.ops.mkldnn._linear_pointwise
     if not weight.is_mkldnn:
         weight = weight.contiguous()  # a thousand times slower without
@@ -201,10 +205,11 @@ def returned(layer: Any) -> None:
 def takes_onednn(x: Tensor, weight: Tensor) -> bool:
     """Whether a product is to be asked of oneDNN, which knows no gradients.
 
-    PyTorch's compiler chooses for itself.
+    PyTorch's compiler and its autocast choose for themselves.
     """
-    known = x.device.type == "cpu" and x.dtype in ONEDNN
-    return known and not needs_grad(x, weight) and not torch.compiler.is_compiling()
+    if x.device.type != "cpu" or x.dtype not in ONEDNN or needs_grad(x, weight):
+        return False
+    return not torch.compiler.is_compiling() and not torch.is_autocast_enabled("cpu")
 
 
 def needs_grad(*tensors: Tensor) -> bool:

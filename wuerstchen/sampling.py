@@ -27,7 +27,7 @@ ROUNDING = 1e-6  # of times, which are float32
 
 def signal_share(t: Tensor) -> Tensor:
     """Return ᾱ in [1e-4, 0.9999] for times `t` in [0, 1], float32, same shape."""
-    s = torch.tensor(S)
+    s = torch.tensor(S, dtype=torch.float32)
     start = torch.cos(s / (1 + s) * math.pi * 0.5) ** 2
     alpha = torch.cos((t.float() + s) / (1 + s) * math.pi * 0.5) ** 2 / start
     return alpha.clamp(ALPHA_MIN, ALPHA_MAX)
@@ -35,7 +35,8 @@ def signal_share(t: Tensor) -> Tensor:
 
 def published_times() -> Tensor:
     """Return the 30 times of Stage C's published 29-step list: 20 down to 2/3, then 10 down to 0."""
-    slow, fast = torch.linspace(1, 2 / 3, 20), torch.linspace(2 / 3, 0, 11)
+    slow = torch.linspace(1, 2 / 3, 20, dtype=torch.float32)
+    fast = torch.linspace(2 / 3, 0, 11, dtype=torch.float32)
     return torch.cat([slow, fast[1:]])
 
 
@@ -47,7 +48,7 @@ def uniform_times(steps: int) -> Tensor:
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
-    return torch.linspace(1, 0, steps + 1)
+    return torch.linspace(1, 0, steps + 1, dtype=torch.float32)
 
 
 def chosen_times(steps: int | None, start: float = 1.0, end: float = 0.0) -> Tensor:
@@ -67,7 +68,8 @@ def chosen_times(steps: int | None, start: float = 1.0, end: float = 0.0) -> Ten
         return end + (start - end) * uniform_times(steps)
     times = published_times()
     inner = times[(times < start) & (times > end)]
-    return torch.cat([torch.tensor([start]), inner, torch.tensor([end])])
+    ends = torch.tensor([start, end], dtype=torch.float32)
+    return torch.cat([ends[:1], inner, ends[1:]])
 
 
 def noise_ratio(t: Tensor) -> Tensor:
@@ -191,7 +193,8 @@ def draw_noise(
     rows: Sequence[torch.Generator], shape: Sequence[int], device: torch.device
 ) -> Tensor:
     """Return standard normal noise (N, *shape), float32; row i is drawn on the CPU from generator i."""
-    noise = torch.stack([torch.randn(tuple(shape), generator=generator) for generator in rows])
+    kind: Any = {"dtype": torch.float32, "device": "cpu"}  # whatever PyTorch's defaults are
+    noise = torch.stack([torch.randn(tuple(shape), generator=one, **kind) for one in rows])
     if device.type == "cuda":  # copied while the device goes on with the step before
         return noise.pin_memory().to(device, non_blocking=True)
     return noise.to(device)

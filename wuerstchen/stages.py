@@ -12,9 +12,9 @@ Shapes: N images, L tokens, D features of a token, h w semantic cells, H W cells
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, wraps
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, ParamSpec
 
 import torch
 from torch import Tensor
@@ -44,6 +44,20 @@ from .stage_b import StageB
 from .stage_c import StageC
 from .text import TextTower
 from .tiling import cover, cut, decode_tiled, tiled
+
+Arguments = ParamSpec("Arguments")
+
+
+def inferring(method: Callable[Arguments, Tensor]) -> Callable[Arguments, Tensor]:
+    """Return a method that runs without PyTorch's bookkeeping and returns a tensor like any other."""
+
+    @wraps(method)
+    def run(*given: Arguments.args, **named: Arguments.kwargs) -> Tensor:
+        with torch.inference_mode():
+            found = method(*given, **named)
+        return found.clone()
+
+    return run
 
 
 class Texts(NamedTuple):
@@ -110,7 +124,7 @@ class Stages:
             self.prior_text.encode(prompts, weighting), self.decoder_text.encode(prompts, weighting)
         )
 
-    @torch.no_grad()
+    @inferring
     def encode_semantic(self, pixels: Tensor) -> Tensor:
         """Return the semantic latents (N, 16, h, w), 42 z - 1, of pictures (the compressor).
 
@@ -131,7 +145,7 @@ class Stages:
             latent: Tensor = self.compressor(prepared)
         return latent.float().cpu()
 
-    @torch.no_grad()
+    @inferring
     def sample_semantic(
         self,
         text: Tensor,
@@ -202,7 +216,7 @@ class Stages:
                 z = torch.lerp(known, z, mask)  # the last step leaves a trace of noise everywhere
         return finite(to_published(z).cpu(), "Stage C", self.placement.dtype)
 
-    @torch.no_grad()
+    @inferring
     def sample_vq(
         self,
         semantic: Tensor,
@@ -261,7 +275,7 @@ class Stages:
             vq = self._diffuse("Stage B", SAMPLERS[sampler](denoise, x, times, rows), times)
         return finite(vq.cpu(), "Stage B", self.placement.dtype)
 
-    @torch.no_grad()
+    @inferring
     def decode_pixels(self, vq: Tensor, tile: int | None = None) -> Tensor:
         """Return pixels (N, 3, 4 H, 4 W) in [0, 1] of VQ latents (N, 4, H, W) (Stage A).
 
