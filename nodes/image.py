@@ -64,7 +64,7 @@ class KeepPixels(io.ComfyNode):
                     default=16,
                     min=0,
                     max=512,
-                    tooltip="Pixels within the mask along which the new picture takes over.",
+                    tooltip="Width in pixels of the soft edge inside the mask.",
                 ),
             ],
             outputs=[

@@ -13,7 +13,7 @@ OWN_FOLDER = "wuerstchen"
 MINI_PRIOR, MINI_DECODER = MINI / PRIOR_FOLDER, MINI / DECODER_FOLDER
 MINI_TOWER = Path("text_encoder") / "model.safetensors"
 WEIGHT_DTYPE = (
-    "Precision in which the weights are stored. default: what the host chooses for this device; "
+    "Precision in which the weights are stored. default: what ComfyUI chooses for this device; "
     "fp32 is exact and takes twice the memory of fp16 or bf16."
 )
 DIFFUSION_DTYPE = WEIGHT_DTYPE + (
@@ -206,8 +206,8 @@ class LoadCompressor(io.ComfyNode):
                 io.Combo.Input(
                     "compressor",
                     options=choices("vae"),
-                    tooltip="File of the compressor (published: in model_v2_stage_b.pt of the "
-                    "authors), from models/vae or models/wuerstchen.",
+                    tooltip="File of the compressor (published: warp-ai/EfficientNetEncoder), from "
+                    "models/vae or models/wuerstchen.",
                 ),
                 io.Combo.Input("weight_dtype", options=host.WEIGHT_DTYPES, tooltip=WEIGHT_DTYPE),
             ],

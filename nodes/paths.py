@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from . import host
 
-FRAMES = "How many there are along the path, both ends included."
+FRAMES = "Number of pictures along the path, both ends included."
 
 
 class InterpolatePrompts(io.ComfyNode):
@@ -31,7 +31,7 @@ class InterpolatePrompts(io.ComfyNode):
             ],
             outputs=[
                 io.Conditioning.Output(
-                    display_name="conditioning", tooltip="For a latent with a batch of as many."
+                    display_name="conditioning", tooltip="For a latent with the same batch size."
                 )
             ],
         )

@@ -45,7 +45,7 @@ class LoadPrompts(io.ComfyNode):
                     display_name="prompt", is_output_list=True, tooltip="What to paint."
                 ),
                 io.String.Output(
-                    display_name="negative", is_output_list=True, tooltip="What to lead away from."
+                    display_name="negative", is_output_list=True, tooltip="What to avoid."
                 ),
                 io.Int.Output(
                     display_name="seed", is_output_list=True, tooltip="For Stage C and Stage B."

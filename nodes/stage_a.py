@@ -27,8 +27,8 @@ class StageADecode(io.ComfyNode):
                     min=0,
                     max=8192,
                     step=64,
-                    tooltip="Side of a tile in pixels: less memory for large pictures. 0 decodes "
-                    "the whole picture at once.",
+                    tooltip="Side of a tile in pixels, at least 256: less memory for large pictures. "
+                    "0 decodes the whole picture at once.",
                 ),
             ],
             outputs=[io.Image.Output(display_name="image", tooltip="The picture.")],

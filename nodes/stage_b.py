@@ -33,7 +33,7 @@ class StageBDecode(io.ComfyNode):
                     min=0,
                     max=host.LARGEST_SEED,
                     control_after_generate=True,
-                    tooltip="Another seed is other details of the same composition.",
+                    tooltip="Another seed gives other details of the same composition.",
                 ),
                 io.Int.Input("steps", default=12, min=1, max=1000, tooltip="Number of even steps."),
                 io.Float.Input(
@@ -42,14 +42,14 @@ class StageBDecode(io.ComfyNode):
                     min=0.0,
                     max=100.0,
                     step=0.1,
-                    tooltip="How strongly prompt and Stage C latent bind; up to 1 is none, which "
-                    "is usual.",
+                    tooltip="How closely prompt and Stage C latent are followed; 1 or less turns "
+                    "guidance off, which is usual.",
                 ),
                 io.Conditioning.Input(
                     "negative",
                     optional=True,
-                    tooltip="What to lead away from, encoded with the clip of Load Decoder. "
-                    "Needed with a guidance above 1 only.",
+                    tooltip="What to avoid, encoded with the clip of Load Decoder. Needed only if "
+                    "guidance is above 1.",
                 ),
                 io.Int.Input(
                     "tile_size",
@@ -58,8 +58,9 @@ class StageBDecode(io.ComfyNode):
                     max=8192,
                     step=64,
                     optional=True,
-                    tooltip="Side of a window in pixels: less memory for large pictures. Windows "
-                    "overlap and are blended in every step. 0 paints the whole picture at once.",
+                    tooltip="Side of a window in pixels, at least 256: less memory for large "
+                    "pictures. Windows overlap and are blended in every step. 0 paints the whole "
+                    "picture at once.",
                 ),
             ],
             outputs=[
@@ -97,7 +98,7 @@ class StageBConditioning(io.ComfyNode):
             node_id="WuerstchenStageBConditioning",
             display_name="Würstchen Stage B Conditioning",
             category="Würstchen",
-            description="Puts a Stage C latent into a conditioning, so that the host's own "
+            description="Puts a Stage C latent into a conditioning, so that ComfyUI's own "
             "samplers can run Stage B.",
             inputs=[
                 io.Conditioning.Input(

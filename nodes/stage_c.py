@@ -8,6 +8,7 @@ from . import host
 
 SPACINGS = ["published", "uniform"]
 LARGEST_SIDE = 8192
+STEPS = "Number of steps; used only if times is uniform (published takes 29)."
 SPACING = (
     "published: the list of 29 steps that the model was released with (steps is not read); "
     "uniform: steps that are evenly spaced."
@@ -32,20 +33,22 @@ class EmptyLatent(io.ComfyNode):
                     "width",
                     default=1024,
                     **side,
-                    tooltip="Pixels of the picture, any number from 128. The bundled model: 256.",
+                    tooltip="Width of the picture in pixels, at least 128. Use 256 with the "
+                    "bundled model.",
                 ),
                 io.Int.Input(
                     "height",
                     default=1024,
                     **side,
-                    tooltip="Pixels of the picture, any number from 128. The bundled model: 256.",
+                    tooltip="Height of the picture in pixels, at least 128. Use 256 with the "
+                    "bundled model.",
                 ),
                 io.Int.Input(
                     "batch",
                     default=1,
                     min=1,
                     max=4096,
-                    tooltip="Pictures at once. Picture i (from 0) is the one of seed + i.",
+                    tooltip="Number of pictures. Picture i (counted from 0) uses seed + i.",
                 ),
             ],
             outputs=[
@@ -78,8 +81,8 @@ class StageCSampler(io.ComfyNode):
                 ),
                 io.Conditioning.Input(
                     "negative",
-                    tooltip="What to lead away from, encoded with the clip of Load Prior. Empty "
-                    "text is usual. Read with a guidance above 1 only.",
+                    tooltip="What to avoid, encoded with the clip of Load Prior; usually empty "
+                    "text. Used only if guidance is above 1.",
                 ),
                 io.Latent.Input(
                     "latent",
@@ -92,14 +95,14 @@ class StageCSampler(io.ComfyNode):
                     min=0,
                     max=host.LARGEST_SEED,
                     control_after_generate=True,
-                    tooltip="Another seed is another picture of the same prompt.",
+                    tooltip="Another seed gives another picture of the same prompt.",
                 ),
                 io.Int.Input(
                     "steps",
                     default=29,
                     min=1,
                     max=1000,
-                    tooltip="Number of steps, where times is uniform.",
+                    tooltip=STEPS,
                 ),
                 io.Float.Input(
                     "guidance",
@@ -107,7 +110,7 @@ class StageCSampler(io.ComfyNode):
                     min=0.0,
                     max=100.0,
                     step=0.1,
-                    tooltip="How strongly the prompt binds; up to 1 is none.",
+                    tooltip="How closely the prompt is followed; 1 or less turns guidance off.",
                 ),
                 io.Combo.Input("times", options=SPACINGS, tooltip=SPACING),
                 io.Float.Input(
@@ -121,7 +124,7 @@ class StageCSampler(io.ComfyNode):
                 io.Sampler.Input(
                     "sampler",
                     optional=True,
-                    tooltip="One of the host's samplers in place of the model's own (DDPM).",
+                    tooltip="One of ComfyUI's samplers in place of the model's own (DDPM).",
                 ),
                 io.Sigmas.Input(
                     "sigmas",
@@ -169,15 +172,15 @@ class Times(io.ComfyNode):
             node_id="WuerstchenTimes",
             display_name="Würstchen Times",
             category="Würstchen",
-            description="The times at which Stage C or Stage B is sampled, as sigmas for the "
-            "host's custom samplers. Time 1 is noise, time 0 is the picture.",
+            description="The times at which Stage C or Stage B is sampled, as sigmas for "
+            "ComfyUI's custom samplers. Time 1 is noise, time 0 is the picture.",
             inputs=[
                 io.Int.Input(
                     "steps",
                     default=29,
                     min=1,
                     max=1000,
-                    tooltip="Number of steps, where times is uniform.",
+                    tooltip=STEPS,
                 ),
                 io.Combo.Input("times", options=SPACINGS, tooltip=SPACING),
                 io.Float.Input(

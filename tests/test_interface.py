@@ -21,7 +21,7 @@ SNAPSHOT = load(ROOT / "tests" / "golden" / "node_interface.json")
 SAVED = sorted((ROOT / "example_workflows").glob("*.json"))
 QUEUED = sorted((ROOT / "tests" / "workflows").glob("*.json"))
 DOCS = ROOT / "nodes" / "web" / "docs"
-LANGUAGES = ("de", "en", "it", "ru", "zh")
+LANGUAGES = ("de", "en", "es", "fr", "it", "ja", "ko", "ru", "zh")
 WIDGETS = {"INT", "FLOAT", "STRING", "COMBO", "BOOLEAN"}
 FILES = (["mini (bundled)"], [])  # lists that begin so go on with the user's files
 ASSIGNED = [node for file in NODES for node in parse(file).body if isinstance(node, ast.Assign)]
@@ -250,7 +250,7 @@ def test_the_english_texts_are_those_of_the_schemas() -> None:
     }
 
 
-def test_there_are_five_languages() -> None:
+def test_there_are_nine_languages() -> None:
     assert sorted(path.name for path in (ROOT / "locales").iterdir()) == sorted(LANGUAGES)
 
 
@@ -271,5 +271,5 @@ def test_a_translation_names_nodes_as_it_translates_them(language: str) -> None:
     told = translation(language, "nodeDefs")
     names = [node["display_name"] for node in told.values()]
     for path, words in leaves(told):
-        for quoted in re.findall(r"[„«“]([^„«»“”]+)[“»”]", words):
-            assert any(quoted in name for name in names), (path, quoted)
+        for quoted in re.findall(r"[„«“「]([^„«»“”「」]+)[“»”」]", words):
+            assert any(quoted.strip() in name for name in names), (path, quoted)

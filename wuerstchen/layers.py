@@ -88,7 +88,7 @@ class GlobalResponseNorm(nn.Module):
         """Return the normed rows, shape of `x` (N, H, W, C). Energies are summed in float32."""
         energy = norm_over_map(x)
         relative = energy / (energy.mean(dim=-1, keepdim=True) + EPS)
-        scale = 1 + self.gamma.to(relative.device) * relative
+        scale = 1 + self.gamma.to(relative) * relative
         return torch.addcmul(self.beta.to(x), x, scale.to(x.dtype))
 
 

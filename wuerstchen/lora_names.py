@@ -63,6 +63,8 @@ JOINED, PARTS_OF_JOINED = (".attn", ".attn.in_proj"), (".to_q", ".to_k", ".to_v"
 FAMILIES = {
     r".*(hada_|lokr_|oft_|dora_scale|lora_magnitude_vector|lora_mid)": "a LoHa, LoKr or DoRA, "
     "whose updates are no plain product",
+    r".*\.(diff|diff_b)$": "a LoRA with differences of whole weights or biases beside, which "
+    "ComfyUI's own LoraLoader reads",
     r"bundle_emb\.": "a LoRA with an embedding that OneTrainer put beside it",
     r".*(down|up)_blocks[._]\d+[._]\d+[._](attention|channelwise|depthwise|(kv_)?mapper)[._]": "a "
     "LoRA for Stable Cascade",

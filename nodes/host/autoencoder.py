@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ...wuerstchen.checkpoints import load_network
-from ...wuerstchen.settings import SMALLEST_TILE
+from ...wuerstchen.settings import SMALLEST_TILE, check_whole
 from ...wuerstchen.stage_a import StageA
 from ...wuerstchen.tiling import decode_tiled
 from .checks import check_channels
@@ -57,7 +57,8 @@ def decode(vae: Any, latent: dict[str, Any], tile: int) -> Tensor:
     Tiles have the pixels of the whole, to float tolerance. H and W are those that the latent is for.
 
     Raises:
-        ValueError: if the VAE is not Stage A, or the latent is not Stage B's.
+        ValueError: if the VAE is not Stage A, the latent is not Stage B's, or `tile` is below
+            `SMALLEST_TILE` and not 0.
     """
     if not isinstance(vae.first_stage_model, StageA):
         raise ValueError("vae must be Stage A; connect the VAE of Würstchen Load Decoder")
@@ -65,11 +66,11 @@ def decode(vae: Any, latent: dict[str, Any], tile: int) -> Tensor:
     check_channels(samples, vae.latent_channels, "connect the output of Würstchen Stage B Decode")
     if tile == 0:
         return cropped(vae.decode(samples), latent)
-    side = max(tile, SMALLEST_TILE)
-    room = vae.memory_used_decode((1, 4, *2 * (side // vae.downscale_ratio,)), vae.vae_dtype)
+    check_whole("tile_size", tile, SMALLEST_TILE)
+    room = vae.memory_used_decode((1, 4, *2 * (tile // vae.downscale_ratio,)), vae.vae_dtype)
     management.load_models_gpu([vae.patcher], memory_required=room)
     network, rows = Interruptible(vae.first_stage_model), samples.to(vae.device, vae.vae_dtype)
-    pixels = torch.cat([decode_tiled(network, row, side) for row in rows.split(1)])
+    pixels = torch.cat([decode_tiled(network, row, tile) for row in rows.split(1)])
     decoded = vae.process_output(pixels.to(management.intermediate_device(), torch.float32))
     return cropped(decoded.movedim(1, -1), latent)
 

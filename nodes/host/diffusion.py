@@ -27,7 +27,7 @@ from .checks import check_area, check_channels, check_semantic, check_text
 from .constants import NO_FRAME, Constants, framed, on_grid
 from .placement import STORED, SUPPORTED, HostPlacement
 from .previews import colour
-from .schedule import Schedule, SemanticFormat, VQFormat
+from .schedule import Schedule, SemanticFormat, VQFormat, check_schedule
 
 SEMANTIC = "stable_cascade_prior"  # the host's key: its own Stage B conditioning node serves too
 COPIES = 16  # tensors of a map's width that are alive at once, about
@@ -59,6 +59,8 @@ def diffusion_model(
     patcher.cached_patcher_init = (diffusion_model, (source, kind, weight_dtype))
     ends = comfy.patcher_extension.CallbacksMP.ON_CLEANUP
     patcher.add_callback_with_key(ends, "wuerstchen", forget)
+    loaded = comfy.patcher_extension.CallbacksMP.ON_LOAD
+    patcher.add_callback_with_key(loaded, "wuerstchen", patch_norms)
     around = comfy.patcher_extension.WrappersMP.SAMPLER_SAMPLE
     patcher.add_wrapper_with_key(around, "wuerstchen", without_repeats)
     return patcher
@@ -70,6 +72,15 @@ def without_repeats(executor: Any, guider: Any, sigmas: Tensor, *given: Any, **o
     Lists of more than 155 have such, since the schedule is flat at its ends.
     """
     return executor(guider, sigmas.unique_consecutive(), *given, **others)
+
+
+def patch_norms(patcher: Any, device: Any, *_: Any) -> None:
+    """Patch the norms' own numbers, which the host leaves out where it loads a network in part."""
+    for key in patcher.patches:
+        if key.endswith((".gamma", ".beta")):
+            if key in patcher.backup:
+                comfy.utils.set_attr_param(patcher.model, key, patcher.backup[key].weight)
+            patcher.patch_weight_to_device(key, device)
 
 
 def forget(patcher: Any) -> None:
@@ -160,6 +171,7 @@ class Model(comfy.model_base.BaseModel):
     def extra_conds(self, **given: Any) -> dict[str, "Given"]:
         """Return what one conditioning gives to a run, checked."""
         network, noise, device = self.diffusion_model, given["noise"], given["device"]
+        check_schedule(self.model_sampling)
         text, semantic = given.get("cross_attn"), None
         check_channels(noise, network.config.c_in, f"this sampler runs {network.label}")
         check_text(text, network.text_width, network.loader)
@@ -176,16 +188,16 @@ class Model(comfy.model_base.BaseModel):
         text = cast(Tensor, text).to(device, self.precision)
         return {"constants": Given(self, text, semantic, sides, not given.get("hooks"))}
 
-    @torch.no_grad()
     def constants(self, parts: "Sequence[Given]") -> Constants:
         """Return the constants of one call of the network, prepared once per run.
 
-        With hooks the weights may change at any step, and what is made of them too.
+        With hooks the weights may change at any step, and what is made of them too; so they do where
+        they are trained.
         """
         key = tuple((part.source, part.batch, part.area) for part in parts)
         if key in self.run:
             return self.run[key]
-        lasts = all(part.lasts for part in parts)
+        lasts = all(part.lasts for part in parts) and not torch.is_grad_enabled()
         (keep_packed if lasts else drop_packed)(self.diffusion_model)
         first, text = parts[0], torch.cat([part.repeated(part.cond) for part in parts])
         if first.semantic is None:

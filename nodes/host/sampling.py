@@ -131,7 +131,7 @@ def run(
     )
     noise = draw_noise(rows, samples.shape[1:], CPU)
     guider = comfy.samplers.CFGGuider(model)
-    unwanted = {"negative": negative} if guidance > 1 else {}
+    unwanted = {} if negative is None else {"negative": negative}
     guider.inner_set_conds({"positive": positive, **unwanted})
     guider.set_cfg(max(guidance, 1.0))
     done = guider.sample(
@@ -186,7 +186,7 @@ def sample_ddpm(
         if callback is not None:
             now = {"i": i, "x": y, "denoised": pictures[0], "sigma": sigmas[i]}
             callback({**now, "sigma_hat": sigmas[i]})
-    if mask is not None and sigmas[-1] == 0:
+    if mask is not None and pictures and sigmas[-1] == 0:
         y = torch.lerp(pictures[0], y, mask)  # the last step leaves a trace of noise everywhere
     return y * scale(sigmas[-1])
 

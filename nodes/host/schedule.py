@@ -36,6 +36,19 @@ class Schedule(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.
         return float(self.sigma(1.0 - percent)) if percent < 1 else 0.0
 
 
+def check_schedule(sampling: Any) -> None:
+    """Refuse the schedule of another kind of model, in whose times a network would see noise only.
+
+    Raises:
+        ValueError: with what to remove.
+    """
+    if not isinstance(sampling, Schedule | comfy.model_sampling.StableCascadeSampling):
+        raise ValueError(
+            "model must have Würstchen's schedule or ModelSamplingStableCascade's, got that of "
+            "another kind of model; remove the ModelSampling node before the sampler"
+        )
+
+
 class SemanticFormat(comfy.latent_formats.LatentFormat):
     """Stage C's latents: z in the sampler, 42 z - 1 on the wire."""
 

@@ -28,12 +28,13 @@ def handed_on(latent: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
 def cropped(pixels: Tensor, latent: dict[str, Any]) -> Tensor:
     """Return the middle of pixels (N, H, W, 3), at the size that their latent is for.
 
-    All of them, if it has none, or one of other cells: a node may have cropped or scaled it.
+    All of them, if it has none, or one of other cells: a node may have cropped or scaled it. That a
+    square was turned cannot be seen.
     """
     if SIZE not in latent:
         return pixels
     rows, columns = pixels.shape[1:3]
-    width, height = latent[SIZE]
-    if (cells(width).pixels, cells(height).pixels) != (columns, rows):
-        return pixels
-    return pixels[:, middle(rows, height), middle(columns, width)]
+    for width, height in (latent[SIZE], latent[SIZE][::-1]):  # a node may have turned it
+        if (cells(width).pixels, cells(height).pixels) == (columns, rows):
+            return pixels[:, middle(rows, height), middle(columns, width)]
+    return pixels

@@ -24,7 +24,7 @@ def in_windows(model: Any, tile: int) -> Any:
     clone = model.clone()
     wrappers = {
         WrappersMP.PREPARE_SAMPLING: partial(prepare, tile=side),
-        WrappersMP.APPLY_MODEL: partial(step, tile=side, multiple=multiple),
+        WrappersMP.DIFFUSION_MODEL: partial(step, tile=side, multiple=multiple),
     }
     for place, wrapper in wrappers.items():
         clone.add_wrapper_with_key(place, "wuerstchen", wrapper)
@@ -40,23 +40,20 @@ def prepare(
 
 
 def step(
-    executor: Any, x: Tensor, sigma: Tensor, *given: Any, tile: int, multiple: int, **others: Any
+    executor: Any, x: Tensor, timestep: Tensor, *, tile: int, multiple: int, **others: Any
 ) -> Tensor:
-    """Return the picture in `x` that the network sees, put together from windows.
-
-    It is linear in the noise, so a mean of pictures is the picture of the mean.
-    """
+    """Return the noise that the network sees in `x`, put together from windows."""
     constants = others.pop("constants")
 
     def all_of(x: Tensor) -> Tensor:
         size = x.shape[2], x.shape[3]
 
-        def one(window: Window, part: Tensor, sigma: Tensor) -> Tensor:
+        def one(window: Window, part: Tensor, timestep: Tensor) -> Tensor:
             management.throw_exception_if_processing_interrupted()
             own = Constants(cut(constants.prepared, size, window))
-            return executor(part, sigma, *given, constants=own, **others)
+            return executor(part, timestep, constants=own, **others)
 
         pieces = cover(size, tile, multiple=multiple)
-        return tiled(pieces, [partial(one, piece) for piece in pieces])(x, sigma)
+        return tiled(pieces, [partial(one, piece) for piece in pieces])(x, timestep)
 
     return framed(all_of, x, constants.frame)

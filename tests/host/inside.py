@@ -129,6 +129,44 @@ def half_loaded() -> dict[str, Any]:
     return {"differences": found, "largest share": max(shares), "loads": len(shares)}
 
 
+def merged_in_part() -> dict[str, Any]:
+    """Return how far a merge of two priors is from itself where half of it is loaded."""
+    import comfy.model_management as management
+    import torch
+    from comfy_extras.nodes_model_merging import ModelMergeSimple
+
+    road, other, load = Road(), Road(), management.LoadedModel.model_load
+    drawn = torch.Generator().manual_seed(0)
+    for parameter in other.prior.model.diffusion_model.parameters():
+        data = parameter.data
+        data.add_(0.3 * data.std(correction=0) * torch.randn(data.shape, generator=drawn))
+
+    def load_half(self: Any, budget: float = 0, force_patch_weights: bool = False) -> Any:
+        self.model.detach()
+        return load(self, self.model.model_size() / 2, force_patch_weights)
+
+    def painted(model: Any) -> Any:
+        road.prior = model
+        found = road.travel()["semantic"]
+        management.unload_all_models()
+        return found
+
+    def apart(one: Any, two: Any) -> float:
+        return float((one - two).abs().max() / two.abs().max())
+
+    plain, alone = road.prior, painted(road.prior)
+    (merged,) = ModelMergeSimple().merge(plain, other.prior, 0.5)
+    whole = painted(merged)
+    management.LoadedModel.model_load = load_half
+    half = painted(merged)
+    management.LoadedModel.model_load = load
+    return {
+        "merge": apart(whole, alone),
+        "half of it": apart(half, whole),
+        "afterwards": apart(painted(plain), alone),
+    }
+
+
 def lazy() -> dict[str, Any]:
     """Return the difference that layers make which get their weights when they are loaded."""
     try:
@@ -460,6 +498,7 @@ def moved() -> dict[str, Any]:
 CHECKS: dict[str, Callable[[], dict[str, Any]]] = {
     "importing": importing,
     "half_loaded": half_loaded,
+    "merged_in_part": merged_in_part,
     "lazy": lazy,
     "copied": copied,
     "lent": lent,

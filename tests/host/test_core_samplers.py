@@ -170,6 +170,37 @@ def test_rising_sigmas_are_refused_unless_a_sampler_can_go_back(host: Host, grap
     assert host.run(graph).message == ""
 
 
+def test_a_sampler_that_needs_the_negative_has_it_without_guidance_too(
+    host: Host, graph: Graph
+) -> None:
+    wires, sampler = stage_c(graph), selected(graph, "euler_cfg_pp")
+    ours = again(graph, STAGE_C, sampler=sampler, guidance=1.0, seed=SEED)
+    rest = (sampler, published(graph), wires["latent"], SEED)
+    core = core_sample(graph, cfg_guider(graph, wires, 1.0), *rest)
+    one, other = latents(host, graph, ours, core)
+    assert apart(one, other) == 0
+
+
+def test_a_run_without_any_step_leaves_a_masked_latent_as_it_is(host: Host, graph: Graph) -> None:
+    mask = add(graph, "SolidMask", value=1.0, width=256, height=256)
+    masked = add(graph, "SetLatentNoiseMask", samples=[STAGE_C, 0], mask=mask)
+    nothing = output(add(graph, "SplitSigmas", sigmas=published(graph), step=29), 1)
+    kept = again(graph, STAGE_C, latent=masked, sigmas=nothing)
+    one, other = latents(host, graph, kept, [STAGE_C, 0])
+    assert apart(one, other) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["ModelSamplingSD3", "ModelSamplingFlux"])
+def test_the_schedule_of_another_model_is_refused_in_words(
+    host: Host, graph: Graph, name: str
+) -> None:
+    given = {"ModelSamplingSD3": {"shift": 3.0}}.get(
+        name, {"max_shift": 1.15, "base_shift": 0.5, "width": 256, "height": 256}
+    )
+    put(graph, STAGE_C, model=add(graph, name, model=[PRIOR, 0], **given))
+    assert "remove the ModelSampling node before the sampler" in host.run(graph).message
+
+
 @pytest.mark.parametrize("name", ["dpmpp_2m", "lms"])
 def test_so_many_times_that_some_are_alike_paint_a_picture(
     host: Host, graph: Graph, name: str

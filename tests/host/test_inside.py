@@ -42,6 +42,12 @@ def test_with_memory_for_half_of_every_network_nothing_changes(check: Any) -> No
     assert found["differences"] == {"fp32": 0.0, "bf16": 0.0, "fp16": 0.0}
 
 
+def test_a_merge_with_memory_for_half_of_it_is_the_same(check: Any) -> None:
+    found = check("merged_in_part")
+    assert found["merge"] > 0.01
+    assert found["half of it"] == found["afterwards"] == 0
+
+
 def test_layers_that_get_their_weights_late_give_the_same(check: Any) -> None:
     found = check("lazy")
     if not found["known"]:

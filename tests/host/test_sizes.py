@@ -44,7 +44,7 @@ def test_a_core_sampler_and_tiles_hand_the_size_on(host: Host, quick: Any) -> No
     names = {"sampler_name": "euler", "scheduler": "simple"}
     core = add(quick, "KSampler", **wires, latent_image=[EMPTY, 0], **numbers, **names)
     repeated = add(quick, "RepeatLatentBatch", samples=core, amount=2)
-    decoded = again(quick, STAGE_A, latent=again(quick, STAGE_B, latent=repeated), tile_size=192)
+    decoded = again(quick, STAGE_A, latent=again(quick, STAGE_B, latent=repeated), tile_size=256)
     assert pictures(host, quick, decoded)[0].shape == (257, 300, 3)
 
 
@@ -62,3 +62,11 @@ def test_a_latent_that_was_cropped_is_decoded_whole(host: Host, quick: Any) -> N
     half = add(quick, "LatentCrop", samples=[STAGE_B, 0], **crop | {"width": 512, "height": 768})
     assert latents(host, quick, half)[0].shape == (1, 4, 96, 64)
     assert pictures(host, quick, again(quick, STAGE_A, latent=half))[0].shape == (384, 256, 3)
+
+
+def test_a_latent_that_was_turned_has_the_size_of_the_turned_picture(
+    host: Host, quick: Any
+) -> None:
+    put(quick, EMPTY, width=200, height=384)
+    turned = add(quick, "LatentRotate", samples=[STAGE_B, 0], rotation="90 degrees")
+    assert pictures(host, quick, again(quick, STAGE_A, latent=turned))[0].shape == (200, 384, 3)

@@ -12,6 +12,7 @@ from .graphs import (
     EMPTY,
     POSITIVE_B,
     PROMPT,
+    STAGE_A,
     STAGE_B,
     STAGE_C,
     STEPS,
@@ -63,7 +64,8 @@ def test_a_window_as_large_as_the_picture_changes_nothing(host: Host, large: Any
     assert apart(single, whole) < 1e-5
 
 
-def test_a_window_that_is_too_small_is_refused_in_words(host: Host, large: Any) -> None:
-    put(large, STAGE_B, tile_size=SMALLEST_TILE - 64)
+@pytest.mark.parametrize("stage", [STAGE_A, STAGE_B])
+def test_a_tile_that_is_too_small_is_refused_in_words(host: Host, large: Any, stage: str) -> None:
+    put(large, stage, tile_size=SMALLEST_TILE - 64)
     message = host.run(large).message
     assert f"tile_size must be a whole number of at least {SMALLEST_TILE}" in message
