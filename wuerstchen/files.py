@@ -34,6 +34,8 @@ COMPONENT_FILES = tuple(
 JOINED = {"prior": "prior_prior"}
 # Entries of a training file that hold a state dict. Averaged weights first: they are the model.
 PARTS = ("ema_state_dict", "state_dict", "effnet_state_dict")
+# What the keys of the network begin with in a ComfyUI checkpoint, which holds more than it.
+CHECKPOINT_PREFIX = "model.diffusion_model."
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 METADATA_KIND, METADATA_CONFIG = "wuerstchen.kind", "wuerstchen.config"
 BAR_FROM_BYTES = 200 * 10**6
@@ -230,12 +232,17 @@ def read_safetensors(path: Path) -> list[Weights]:
             f"{path}: expected a whole safetensors file, found one that is damaged, cut short or "
             f"of an unknown dtype ({first_line(error)}); download it again"
         ) from error
-    config = (
-        parsed(metadata[METADATA_CONFIG], path)
-        if METADATA_CONFIG in metadata
-        else config_beside(path)
-    )
-    return [Weights(path=path, part="", tensors=tensors, config=config)]
+    written = next((name for name in tensors if name.endswith(METADATA_CONFIG)), None)
+    if METADATA_CONFIG in metadata:
+        config = parsed(metadata[METADATA_CONFIG], path)
+    elif written is not None:  # a graph can write tensors alone
+        config = parsed(bytes(tensors.pop(written).tolist()), path)
+    else:
+        config = config_beside(path)
+    inner = {key: t for key, t in tensors.items() if key.startswith(CHECKPOINT_PREFIX)}
+    rest = {key: t for key, t in tensors.items() if key not in inner}
+    parts = {CHECKPOINT_PREFIX[:-1]: inner, "": rest} if inner and rest else {"": tensors}
+    return [Weights(path=path, part=name, tensors=t, config=config) for name, t in parts.items()]
 
 
 def read_pickle(path: Path) -> list[Weights]:

@@ -6,7 +6,9 @@ each such composition once per run.
 """
 
 import copy
+import json
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any, cast
 
 import comfy.conds
@@ -21,6 +23,7 @@ from torch import Tensor
 
 from ...wuerstchen.arithmetic import drop_packed, keep_packed
 from ...wuerstchen.checkpoints import load_network
+from ...wuerstchen.files import METADATA_CONFIG
 from ...wuerstchen.stage_b import StageB
 from ...wuerstchen.stage_c import StageC
 from .checks import check_area, check_channels, check_semantic, check_text
@@ -93,7 +96,18 @@ class FamilyC(comfy.supported_models_base.BASE):
     """What the host asks of Stage C's family."""
 
     unet_extra_config: dict[str, Any] = {}  # noqa: RUF012 (the host's own attribute)
+    sizes: dict[str, Any] | None = None
     latent_format = SemanticFormat
+
+    def process_unet_state_dict_for_saving(
+        self, state_dict: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Return what the host saves of a network, with sizes that are not the published ones."""
+        if self.sizes:
+            written = json.dumps(self.sizes).encode()
+            state_dict = {**state_dict, METADATA_CONFIG: torch.tensor(list(written)).byte()}
+        saved: dict[str, Tensor] = super().process_unet_state_dict_for_saving(state_dict)
+        return saved
 
 
 class FamilyB(FamilyC):
@@ -164,6 +178,8 @@ class Model(comfy.model_base.BaseModel):
         kind = comfy.model_base.ModelType.EPS
         super().__init__(network.family({}), kind, unet_model=lambda **_: network)
         self.model_sampling = Schedule()
+        if network.config != type(network.config)():
+            self.model_config.sizes = asdict(network.config)
         colour(self.latent_format, network)
         self.precision = precision
         self.run: dict[Any, Constants] = {}

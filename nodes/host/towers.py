@@ -58,6 +58,11 @@ def text_tower(
     sizes = sizes_of(tensors, weights.config or {})
     folder = Path(source).parent.parent / "tokenizer"
     own = folder if (folder / "vocab.json").is_file() else None
+    if own is None and sizes["vocab_size"] != PUBLISHED_TOKENS["end"] + 1:
+        raise CheckpointError(
+            f"{source}: expected a tokenizer for {sizes['vocab_size']} tokens in {folder}, found none; "
+            "put it there, with the text tower in text_encoder beside"
+        )
     tower = partial(
         comfy.sd1_clip.SDClipModel,
         layer="last",

@@ -31,6 +31,7 @@ from .graphs import (
     levels_of,
     pictures,
     put,
+    without_ends,
 )
 from .server import ROOT, Host
 
@@ -136,6 +137,24 @@ def test_a_model_merged_with_itself_stays_itself(host: Host, graph: Graph) -> No
     runs = [sampled(graph, merged(graph, [PRIOR, 0], again_same, 0.3)), [STAGE_C, 0]]
     same, plain = latents(host, graph, *runs)
     assert apart(same, plain) < 1e-4
+
+
+@pytest.mark.parametrize("node", ["ModelSave", "CheckpointSave"])
+@pytest.mark.parametrize(("loader", "stage"), [(PRIOR, STAGE_C), (DECODER, STAGE_B)])
+def test_what_the_host_saves_of_a_model_is_loaded_again(
+    host: Host, graph: Graph, loader: str, stage: str, node: str
+) -> None:
+    put(graph, DECODER, weight_dtype="fp32")
+    parts = {} if node == "ModelSave" else {"clip": [loader, 1], "vae": [DECODER, 2]}
+    asked, name = without_ends(graph), f"{node}-{loader}"
+    add(asked, node, model=[loader, 0], filename_prefix=name, **parts)
+    assert host.run(asked).message == ""
+    (saved,) = (host.base / "output").glob(f"{name}*.safetensors")
+    saved.rename(folder(host, "diffusion_models") / f"{name}.safetensors")
+    part = {PRIOR: "prior", DECODER: "decoder"}[loader]
+    once_more = again(graph, loader, **{part: f"{name}.safetensors"})
+    one, other = latents(host, graph, again(graph, stage, model=once_more), [stage, 0])
+    assert apart(one, other) == 0
 
 
 def low_rank(module: str) -> tuple[Tensor, Tensor]:
