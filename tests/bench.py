@@ -2,7 +2,7 @@
 
     python tests/bench.py [parts] [--device cpu] [--dtype fp32] [--sizes 512] [--batches 1]
 
-Parts: text, stage_c, stage_b, stage_a, whole, cold, load, sdxl. Outputs are compared before anything
+Parts: text, stage_c, stage_b, stage_a, whole, offload, cold, load, sdxl. Outputs are compared before anything
 is timed, at time 0, which every precision holds exactly. A whole picture is the sum of its steps, for
 which `whole` and `sdxl` measure all stages. Each run puts its rows with those of earlier ones in
 `results.json` of the output folder, and draws the table and the charts of all.
@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tests import bench_beside as beside
 from tests import bench_pictures as pictures
 from tests import test_stage_a, test_stage_b, test_stage_c, test_text_encoder
+from tests.bench_offload import offload
 from tests.bench_tools import Bench, Call, Row, operations, to_meta
 from tests.peers import in_dtype, mean_error, on_meta
 from wuerstchen import StageA, StageAConfig, StageB, StageBConfig, StageC, StageCConfig
@@ -250,6 +251,7 @@ PARTS = {
     "stage_b": stage_b,
     "stage_a": stage_a,
     "whole": whole,
+    "offload": offload,
     "cold": lambda bench, _: beside.cold(bench),
     "load": lambda bench, _: beside.load(bench),
     "sdxl": sdxl,

@@ -1,5 +1,6 @@
 """Pictures to paint over: sizes, borders, masks, soft edges, and what is refused."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,7 @@ def test_pictures_and_masks_of_any_mode_are_read(tmp_path: Path) -> None:
     [
         ({"mask": "m.png"}, "give an image to paint over, or no mask"),
         ({"strength": 0.5}, "give an image to paint over, or no strength"),
+        ({"strength": 0.0}, "give an image to paint over, or no strength"),
         ({"image": "a.png", "strength": 1.5}, "strength must be from 0 to 1, got 1.5"),
         ({"image": "a.png", "outpaint": (1, 2, 3)}, "outpaint must be pixels left, above, right"),
         ({"image": "a.png", "outpaint": (-1, 0, 0, 0)}, "each side of outpaint must be"),
@@ -138,3 +140,47 @@ def test_pictures_that_cannot_be_used_are_refused_by_name(tmp_path: Path) -> Non
         canvas_for(Settings(image=random_picture(128, 128), mask=random_picture(64, 128)))
     with pytest.raises(ValueError, match="the width of the image must be"):
         canvas_for(Settings(image=random_picture(100, 128)))
+    with pytest.raises(
+        ValueError, match=r"the width of the image must be .* at least 128, got 100"
+    ):
+        canvas_for(Settings(image=random_picture(100, 128), outpaint=(100, 0, 100, 0)))
+    for array in (np.zeros((128, 128)), np.zeros((128, 128, 4), np.uint8), np.zeros(9, np.uint8)):
+        with pytest.raises(ValueError, match=r"an array as picture must be uint8, \(H, W\) or"):
+            canvas_for(Settings(image=array))
+
+
+def test_greys_of_16_bits_keep_their_shades(tmp_path: Path) -> None:
+    ramp = np.linspace(0, 65535, 128 * 128).reshape(128, 128)
+    for name, kind in (("a.png", np.uint16), ("a.tif", np.int32)):
+        Image.fromarray(ramp.astype(kind)).save(tmp_path / name)
+        canvas = canvas_for(Settings(image=tmp_path / name, mask=tmp_path / name))
+        for found in (canvas.mask[0, 0], *canvas.pixels[0]):
+            assert abs(found.numpy() - ramp / 65535).max() < 0.51 / 255
+
+
+def test_a_picture_is_turned_as_its_file_says_however_it_is_given(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[274] = 6
+    random_picture(128, 256).save(tmp_path / "a.png", exif=exif)
+    by_name = canvas_for(Settings(image=tmp_path / "a.png"))
+    opened = canvas_for(Settings(image=Image.open(tmp_path / "a.png")))
+    assert by_name.size == opened.size == (256, 128)
+    assert torch.equal(by_name.pixels, opened.pixels)
+
+
+def test_arrays_are_pictures_and_masks() -> None:
+    image, mask = random_picture(130, 128), left_half(130, 128)
+    given = canvas_for(Settings(image=np.asarray(image), mask=np.asarray(mask)))
+    wanted = canvas_for(Settings(image=image, mask=mask))
+    assert torch.equal(given.pixels, wanted.pixels)
+    assert torch.equal(given.mask, wanted.mask)
+
+
+def test_a_wide_soft_edge_takes_no_longer_than_the_mask_is_wide() -> None:
+    half, whole = torch.zeros(1, 1, 8, 8), torch.ones(1, 1, 8, 8)
+    half[..., :4] = 1
+    start = time.monotonic()
+    assert torch.equal(feathered(whole, 10**6), whole)
+    soft = feathered(half, 10**6)
+    assert torch.allclose(soft[0, 0, 0], torch.tensor([1, 0.75, 0.5, 0.25, 0, 0, 0, 0]))
+    assert time.monotonic() - start < 1

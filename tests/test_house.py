@@ -19,7 +19,7 @@ FLOORS = {
     "training": 6,
     "painting": 6,
     "options": 3,
-    "prompt_files": 2,
+    "prompt_files": 3,
     "pipeline": 5,
     "stages": 4,
     "towers": 4,

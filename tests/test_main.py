@@ -16,10 +16,10 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from safetensors.torch import load_file, save_file
 
-from wuerstchen import Settings, Wuerstchen, __version__
+from wuerstchen import Settings, Wuerstchen, __version__, painting
 from wuerstchen.__main__ import main
 from wuerstchen.options import parse
-from wuerstchen.pictures import save
+from wuerstchen.pictures import put_new, save
 from wuerstchen.settings import PRESETS
 
 PROMPT, OTHER = "a large red circle", "a green star"
@@ -274,6 +274,13 @@ def refused(run: Callable[[], int], folder: Path, capfd: Capture) -> str:
         (["--model", "v3"], "v3: expected mini, v2 or a folder that holds"),
         (["--prior", "nowhere.safetensors"], "nowhere.safetensors: expected"),
         (["--decoder", "nowhere.pt"], "nowhere.pt: expected"),
+        (["--cfg", "1e39"], "guidance must be a number from -10000 to 10000, got 1e+39"),
+        (["--width", "9" * 28], "width must be a whole number of at most"),
+        (["caf\udce9"], "a prompt must be text in UTF-8, got 'caf"),
+        (["--negative", "caf\udce9"], "negative must be text in UTF-8, got 'caf"),
+        (["--strength", "0"], "give an image to paint over, or no strength"),
+        (["--image", "~x.png"], "~x.png: No such file"),
+        (["--from", "~x.png"], "~x.png: No such file"),
     ],
 )
 def test_bad_options_are_refused_in_one_line(
@@ -398,6 +405,9 @@ def test_too_little_memory_is_said_with_what_needs_less(
         "MPS backend out of memory",
         "DefaultCPUAllocator: can't allocate memory",
         "DefaultCPUAllocator: not enough memory",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "Invalid buffer size: 18.00 GiB",
     ],
 )
 def test_too_little_memory_to_load_is_said_likewise(
@@ -471,7 +481,7 @@ def test_every_public_name_is_there() -> None:
     assert all(getattr(wuerstchen, name) is not None for name in wuerstchen.__all__)
     assert set(wuerstchen.__all__) <= set(dir(wuerstchen))
     with pytest.raises(AttributeError, match="no attribute 'Sausage'"):
-        _ = wuerstchen.Sausage
+        _ = wuerstchen.Sausage  # type: ignore[attr-defined]
 
 
 def test_a_picture_is_repeated_from_its_own_file_with_what_is_given_changed(
@@ -543,6 +553,7 @@ def test_a_picture_is_painted_over_and_says_so(tmp_path: Path) -> None:
         (["--from", "text.png"], "text.png: expected a picture, could not decode it"),
         (["--from", "plain.png"], "plain.png: expected the settings that wuerstchen writes"),
         (["--from", "odd.png"], "odd.png: expected the settings that wuerstchen writes"),
+        (["--from", "deep.png"], "deep.png: expected the settings that wuerstchen writes"),
         (["--from", "graph.png"], "graph.png was made by a graph; drop it onto ComfyUI's window"),
         ([PROMPT, "--preset", "quick"], "preset must be one of fast, balanced, best, got 'quick'"),
         ([PROMPT, "--image", "none.png"], "none.png: No such file or directory"),
@@ -575,8 +586,118 @@ def test_pictures_and_files_that_cannot_be_used_are_refused_in_one_line(
     for name, entry, value in (
         ("graph.png", "workflow", "{}"),
         ("odd.png", "wuerstchen", '{"prompt": "a", "steps": {}}'),
+        ("deep.png", "wuerstchen", "[" * 100_000),
     ):
         info = PngInfo()
         info.add_text(entry, value)
         plain.save(tmp_path / name, pnginfo=info)
     assert message in refused(lambda: paint(*words), tmp_path, capfd)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([PROMPT, "--lora", "typo.safetensors"], "typo.safetensors: expected a weights file"),
+        ([PROMPT, "--stage-a", "typo"], "typo: expected a weights file"),
+        ([PROMPT, "--compressor", "nowhere.pt"], "nowhere.pt: expected a weights file"),
+        ([PROMPT, "--prior", "a.pt*0.5+b.pt*0.5"], "a.pt: expected a weights file"),
+        (["", "--interpolate", "3", "--image", "a.png", "--image", "b.png"], "images of one size"),
+        (
+            [PROMPT, OTHER, "--interpolate", "3", "--image", "a.png", "--mask", "a.png"],
+            "give no --mask or --outpaint",
+        ),
+        ([PROMPT, "--image", "c.png", "--outpaint", "99,0,0,0"], "the width of the image must be"),
+    ],
+)
+def test_what_names_the_wrong_files_is_refused_before_a_model_is_loaded(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: Capture,
+    words: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, width in (("a.png", 128), ("b.png", 256), ("c.png", 100)):
+        Image.new("RGB", (width, 128)).save(tmp_path / name)
+    monkeypatch.setattr(Wuerstchen, "load", None)
+    assert message in refused(lambda: main(words), tmp_path, capfd)
+
+
+def test_two_programs_that_fill_one_folder_lose_no_picture(tmp_path: Path) -> None:
+    code = (
+        "from pathlib import Path; from PIL import Image; from wuerstchen.pictures import save\n"
+        "image = Image.effect_noise((256, 256), 50)\n"
+        "for _ in range(20): save(image, Path('out'), {'prompts': []})"
+    )
+    here = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    both = [subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=here) for _ in "ab"]
+    assert [one.wait() for one in both] == [0, 0]
+    assert names(tmp_path / "out") == [f"{number:05d}.png" for number in range(40)]
+
+
+def test_a_number_that_another_run_took_meanwhile_is_passed_over(tmp_path: Path) -> None:
+    part, taken = tmp_path / "part", tmp_path / "00007.png"
+    part.write_text("ours")
+    taken.write_text("theirs")
+    assert put_new(part, taken).read_text() == "ours"
+    assert taken.read_text() == "theirs"
+    assert (tmp_path / "00008.png").read_text() == "ours"
+
+
+def test_pictures_of_a_path_are_on_the_disk_as_they_are_painted(tmp_path: Path) -> None:
+    words = [PROMPT, OTHER, "--interpolate", "5", "--batch", "2", *QUICK]
+    told = painting.paint(parse([*words, "--output", str(tmp_path)]))
+    for count in (1, 2, 3):
+        next(told)
+        assert len(names(tmp_path)) == count
+    told.close()  # type: ignore[attr-defined]
+    assert names(tmp_path) == ["00000.png", "00001.png", "00002.png"]
+    assert about(tmp_path / "00002.png")["batch"] == 2
+
+
+def test_behind_two_dashes_everything_is_a_prompt() -> None:
+    for before in ([], ["a star"]):
+        args = parse([*before, "--seed", "3", "--", "-blue", "--seed", "--"])
+        assert (args.wanted, args.seed) == ([*before, "-blue", "--seed", "--"], 3)
+
+
+def test_the_home_folder_is_known_behind_an_equals_sign() -> None:
+    args = parse(["--output=~/pictures", "--prompts=~/p.txt", "--image=~x.png"])
+    assert args.output == Path.home() / "pictures"
+    assert args.prompts == Path.home() / "p.txt"
+    assert parse(["--output=~x.png"]).output == Path("~x.png")
+
+
+def program(code: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run code as a program of its own."""
+    here = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), **variables}
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, env=here, capture_output=True, text=True
+    )
+
+
+def test_names_that_the_terminal_lacks_are_printed_as_escapes(tmp_path: Path) -> None:
+    code = "import sys; from wuerstchen.__main__ import main; sys.argv[1:] = ['--help']; main()"
+    ran = program(code, tmp_path, PYTHONIOENCODING="ascii")
+    assert ran.returncode == 0
+    assert "W\\xfcrstchen" in ran.stdout
+
+
+def test_a_picture_painted_over_a_file_with_an_undecodable_name_is_written(tmp_path: Path) -> None:
+    facts = {**REPEATED, "image": "caf\udce9.png"}
+    saved = save(Image.new("RGB", (8, 8)), tmp_path / "a.png", facts)
+    assert about(saved)["image"] == "caf\udce9.png"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
+def test_sigterm_leaves_no_half_written_file(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys; from pathlib import Path\n"
+        "from wuerstchen import __main__; from wuerstchen.writing import appearing\n"
+        "def command(words):\n"
+        "    with appearing(Path('a.png')) as part:\n"
+        "        part.write_text('half'); os.kill(os.getpid(), signal.SIGTERM)\n"
+        "__main__.command = command; sys.exit(__main__.main())"
+    )
+    assert program(code, tmp_path).returncode == 143
+    assert names(tmp_path) == []

@@ -164,3 +164,20 @@ def test_a_model_without_a_compressor_says_what_to_give(tiny: Path, circle: Imag
         CheckpointError, match=r"comes without a compressor, .* warp-ai/EfficientNetEncoder"
     ):
         bare.paint(CIRCLE, OVER, image=circle)
+
+
+def test_images_of_a_path_come_one_by_one_or_some_at_once(
+    model: Wuerstchen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = model.interpolate([CIRCLE, STAR], 5, QUICK, seed=2)
+    counts, decode = [], model.decode_pixels
+
+    def counted(vq: torch.Tensor, *how: Any) -> torch.Tensor:
+        counts.append(len(vq))
+        return decode(vq, *how)
+
+    monkeypatch.setattr(model, "decode_pixels", counted)
+    walk = model.walk([CIRCLE, STAR], 5, QUICK, seed=2, batch=2)
+    for i, (image, wanted) in enumerate(zip(walk, alone, strict=True)):
+        assert abs(levels(image) - levels(wanted)).max() <= 1
+        assert counts == [2, 2, 1][: i // 2 + 1]

@@ -489,3 +489,35 @@ def test_latents_are_tensors_like_any_other(tiny: Path) -> None:
     assert semantic.grad is not None
     with torch.no_grad():
         semantic[:, 0] += 1
+
+
+def test_numbers_and_devices_of_other_types_are_taken_as_they_are_meant(tiny: Path) -> None:
+    asked = Settings(
+        width=np.int64(128), seed=np.uint32(7), batch=np.int8(2), outpaint=(np.int16(0),) * 4
+    )
+    assert asked == Settings(width=128, seed=7, batch=2)
+    assert all(type(value) is int for value in (asked.width, asked.seed, *asked.outpaint))
+    assert Settings(negative=None).negative == ""  # type: ignore[arg-type]
+    model = Wuerstchen.load(tiny, device=torch.device("cpu"), progress=False)
+    assert model.placement.device.type == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"width": 10**27}, "width must be a whole number of at most 2147483647, got 1000"),
+        ({"width": 256.0}, "width must be a whole number of at least 128, got 256.0"),
+        ({"guidance": 1e39}, r"guidance must be a number from -10000 to 10000, got 1e\+39"),
+        ({"decoder_guidance": float("nan")}, "decoder_guidance must be a number from"),
+        ({"negative": "caf\udce9"}, "negative must be text in UTF-8, got 'caf"),
+    ],
+)
+def test_values_beyond_any_use_are_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Settings(**values)
+
+
+def test_what_is_no_text_is_no_prompt(model: Wuerstchen) -> None:
+    for prompt in ("caf\udce9", None, b"x"):
+        with pytest.raises(ValueError, match="a prompt must be text in UTF-8, got "):
+            model.paint([prompt], QUICK)  # type: ignore[list-item]

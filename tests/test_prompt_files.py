@@ -7,12 +7,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from wuerstchen import Settings, __version__
+from wuerstchen import Settings, Wuerstchen, __version__
 from wuerstchen.__main__ import main
 from wuerstchen.pictures import facts_of
 from wuerstchen.prompt_files import read_jobs
@@ -70,6 +71,8 @@ def test_objects_and_bare_texts_may_stand_on_lines_of_json(tmp_path: Path) -> No
         ("p.jsonl", '{"prompt": "a"}\n{"prompt"\n', "line 2: expected a JSON object"),
         ("p.jsonl", "[1]\n", "line 1: expected a prompt"),
         ("p.jsonl", '{"prompt": "a", "steps": [1]}', "line 1: steps must be a whole number"),
+        ("p.jsonl", '{"prompt": "caf\\udce9"}', "line 1: prompt must be text in UTF-8"),
+        ("p.jsonl", "[" * 100_000, "line 1: expected a JSON object"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_refused_with_its_line(
@@ -188,3 +191,83 @@ def test_ctrl_c_leaves_whole_pictures_and_the_next_run_does_the_rest(tmp_path: P
     assert f"12 pictures, {12 - len(done)} of them new" in again.stdout
     assert {path: path.read_bytes() for path in done} == done
     assert len(list(folder.glob("*.png"))) == 12
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        ("Prompt;Seed\na star;1\n;\n", "utf-8"),
+        ("prompt\tseed\r\na star\t1\r\n", "utf-16"),
+        ("prompt,seed\na star,1\n,\n,\n", "utf-8-sig"),
+    ],
+)
+def test_tables_are_read_as_spreadsheets_write_them(
+    tmp_path: Path, text: str, encoding: str
+) -> None:
+    (tmp_path / "p.csv").write_bytes(text.encode(encoding))
+    ((job,),) = read_jobs(tmp_path / "p.csv", Settings())
+    assert (job.prompt, job.settings.seed) == ("a star", 1)
+
+
+def test_a_file_in_another_encoding_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "p.txt").write_bytes("café".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"p\.txt: expected text in UTF-8, save it as such"):
+        read_jobs(tmp_path / "p.txt", Settings())
+
+
+def test_options_for_an_image_go_with_the_images_of_a_table(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    Image.effect_noise((128, 128), 50).save(tmp_path / "a.png")
+    source = write(tmp_path, "p.csv", f"prompt,image\na star,{tmp_path / 'a.png'}\n")
+    assert run(tmp_path / "out", source, "--strength", "0.5") == 0
+    assert facts_of(tmp_path / "out" / "00000.png")["strength"] == 0.5
+    assert run(tmp_path / "no", write(tmp_path, "p.txt", "a star"), "--strength", "0.5") == 2
+    assert "line 1: give an image to paint over, or no strength" in capfd.readouterr().err
+
+
+def test_a_picture_of_another_run_is_not_taken_for_a_prompt_that_is_added(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    source, folder = write(tmp_path, "p.txt", TEXT), tmp_path / "out"
+    assert run(folder, source) == 0
+    assert main(["a yellow cross", "--output", str(folder), *QUICK]) == 0
+    before = (folder / "manifest.jsonl").read_bytes()
+    write(tmp_path, "p.txt", TEXT + "a blue ring\n")
+    assert run(folder, source) == 2
+    assert "holds 00002.png of another run" in capfd.readouterr().err
+    assert (folder / "manifest.jsonl").read_bytes() == before
+
+
+def test_another_run_leaves_the_names_of_an_interrupted_list_free(tmp_path: Path) -> None:
+    source, folder = write(tmp_path, "p.txt", TEXT), tmp_path / "out"
+    assert run(folder, source) == 0
+    (folder / "00001.png").unlink()
+    assert main(["a yellow cross", "--output", str(folder), *QUICK]) == 0
+    assert facts_of(folder / "00002.png")["wanted"] == ["a yellow cross"]
+    assert run(folder, source) == 0
+    assert facts_of(folder / "00001.png")["wanted"] == ["a green star"]
+
+
+def test_what_is_refused_for_its_model_leaves_the_folder_to_the_next_run(tmp_path: Path) -> None:
+    source, folder = write(tmp_path, "p.txt", TEXT), tmp_path / "out"
+    assert run(folder, source, "--model", "vv") == 2
+    assert not folder.exists()
+    folder.mkdir()
+    write(folder, "manifest.jsonl", '{"file": "00000.png", "prompt": "another"}\n')
+    assert run(folder, source) == 0
+
+
+def test_what_another_run_painted_meanwhile_is_not_painted_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    source, folder, paint = write(tmp_path, "p.txt", TEXT), tmp_path / "out", Wuerstchen.paint
+
+    def meanwhile(*given: Any) -> list[Image.Image]:
+        (folder / "00001.png").write_bytes(b"of the other run")
+        return paint(*given)
+
+    monkeypatch.setattr(Wuerstchen, "paint", meanwhile)
+    assert run(folder, source) == 0
+    assert "2 pictures, 1 of them new" in capfd.readouterr().out
+    assert (folder / "00001.png").read_bytes() == b"of the other run"

@@ -98,11 +98,13 @@ ROOMS = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    for room, names in ROOMS.items():
-        if name in names:
-            return getattr(import_module(f".{room}", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if not TYPE_CHECKING:  # type checkers know all names from above
+
+    def __getattr__(name: str) -> Any:
+        for room, names in ROOMS.items():
+            if name in names:
+                return getattr(import_module(f".{room}", __name__), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -3,6 +3,8 @@
 What can be refused is refused before a model is loaded, in one line on stderr, with exit status 2.
 """
 
+import io
+import signal
 import sys
 import traceback
 import warnings
@@ -15,11 +17,13 @@ from typing import Any
 from .options import Parser, parse
 from .painting import paint
 
-REFUSED, INTERRUPTED = 2, 130
+REFUSED, INTERRUPTED, TERMINATED = 2, 130, 143
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status: 0, 2 for bad input, 130 for Ctrl-C."""
+    if argv is None:
+        start_program()
     words = sys.argv[1:] if argv is None else list(argv)
     try:
         with warnings_in_one_line():
@@ -33,6 +37,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"wuerstchen: error: {message_of(error)}", file=sys.stderr)
         return REFUSED
     return 0
+
+
+def start_program() -> None:
+    """Have SIGTERM end with half-written files removed, and stdout take any name."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def command(words: list[str]) -> None:

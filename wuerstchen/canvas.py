@@ -9,6 +9,7 @@ is kept; outside the mask the result has the given pixels, to the last bit.
 Shapes: N batch, H W pixels, multiples of 128; h w semantic cells.
 """
 
+import os
 from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +67,7 @@ def canvas_for(settings: Settings) -> Canvas:
             f"the mask must be of the image's size, {sizes[0]}, got {sizes[1]}; resize it"
         )
     size = settings.width or image.width, settings.height or image.height
+    check_sides(*size)
     pixels = to_pixels(fitted(image, size))
     if mask is None:
         anew = torch.full_like(pixels[:, :1], 0.0 if any(settings.outpaint) else 1.0)
@@ -93,12 +95,22 @@ def bordered(pixels: Tensor, mask: Tensor) -> Canvas:
     """
     height, width = pixels.shape[2:]
     border = []
-    for name, side in (("width", width), ("height", height)):
-        check_whole(f"the {name} of the image", side, SMALLEST_SIDE)
+    check_sides(width, height)
+    for side in (width, height):
         missing = cells(side).pixels - side
         border += [missing // 2, missing - missing // 2]
     padded = [F.pad(part, border, mode="replicate") for part in (pixels, mask)]
     return Canvas(padded[0], padded[1], (width, height))
+
+
+def check_sides(width: int, height: int) -> None:
+    """Refuse an image with a side below 128 pixels.
+
+    Raises:
+        ValueError: with the side.
+    """
+    for name, side in (("width", width), ("height", height)):
+        check_whole(f"the {name} of the image", side, SMALLEST_SIDE)
 
 
 def feathered(mask: Tensor, width: int) -> Tensor:
@@ -107,9 +119,12 @@ def feathered(mask: Tensor, width: int) -> Tensor:
     Where the mask is narrower than that, its middle is still 1.
     """
     total = inner = mask
-    for _ in range(width):
+    for left in reversed(range(width)):
         inner = -F.max_pool2d(-inner, 3, stride=1, padding=1)  # the mask, one pixel smaller
         total = total + inner
+        if inner.min() == inner.max():  # it stays as it is
+            total = total + left * inner
+            break
     largest = total.amax(dim=(1, 2, 3), keepdim=True)
     return total / largest.clamp(min=1)
 
@@ -118,26 +133,41 @@ def picture(source: Any, mode: str) -> "Image":
     """Return a picture as it is meant to be seen, in the mode "RGB" or "L".
 
     Args:
-        source: path of a file, or a picture of Pillow's.
+        source: path of a file, a picture of Pillow's, or a uint8 array (H, W) or (H, W, 3).
         mode: Pillow's name.
 
     Raises:
         OSError: if there is no such file.
         ValueError: if it is no picture that Pillow can read.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, UnidentifiedImageError
 
     if isinstance(source, Image.Image):
-        return source.convert(mode)
+        return upright(source, mode)
+    if isinstance(source, np.ndarray):
+        if source.dtype != np.uint8 or (source.ndim, *source.shape[2:]) not in ((2,), (3, 3)):
+            shape = f"{source.dtype} of the shape {source.shape}"
+            raise ValueError(f"an array as picture must be uint8, (H, W) or (H, W, 3), got {shape}")
+        return Image.fromarray(source).convert(mode)
     try:
-        with Image.open(Path(source).expanduser()) as opened:
-            return ImageOps.exif_transpose(opened).convert(mode)
+        with Image.open(os.path.expanduser(source)) as opened:
+            return upright(opened, mode)
     except FileNotFoundError:
         raise
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(
             f"{source}: expected a picture such as PNG or JPEG, could not decode it ({error})"
         ) from error
+
+
+def upright(image: "Image", mode: str) -> "Image":
+    """Return `image` in the mode, turned as its file says, with its 16 bits of grey as 8."""
+    from PIL import ImageOps
+
+    turned = ImageOps.exif_transpose(image)
+    if turned.mode.startswith("I"):
+        turned = turned.convert("I").point(lambda level: level / 257 + 0.5).convert("L")
+    return turned.convert(mode)
 
 
 def fitted(image: "Image", size: tuple[int, int]) -> "Image":

@@ -10,6 +10,7 @@ holds model_index.json and component folders.
 
 import hashlib
 import json
+import os
 import re
 import tarfile
 import zipfile
@@ -119,9 +120,7 @@ def resolve(
     Raises:
         CheckpointError: if there is no such path and no such Hub repository.
     """
-    path = Path(source)
-    if path.parts[:1] == ("~",):
-        path = path.expanduser()
+    path = Path(os.path.expanduser(source))
     if path.exists():
         return path
     if isinstance(source, str) and HUB_NAME.fullmatch(source) and path.suffix not in SUFFIXES:
@@ -233,6 +232,7 @@ def read_safetensors(path: Path) -> list[Weights]:
             f"of an unknown dtype ({first_line(error)}); download it again"
         ) from error
     written = next((name for name in tensors if name.endswith(METADATA_CONFIG)), None)
+    config: dict[str, Any] | None
     if METADATA_CONFIG in metadata:
         config = parsed(metadata[METADATA_CONFIG], path)
     elif written is not None:  # a graph can write tensors alone

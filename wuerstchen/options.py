@@ -5,6 +5,7 @@ An option counts as it is given; what is not given comes from --preset, then fro
 """
 
 import argparse
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -49,6 +50,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
         OSError: if the picture of --from is not there.
     """
     parser = paint_parser()
+    words, dashed = parted(words)
     args = parser.parse_intermixed_args(words)
     before: dict[str, Any] = {}
     if args.repeat is not None:
@@ -59,9 +61,16 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     known = {name: value for name, value in before.items() if hasattr(args, name)}
     lists = {name: known.pop(name, []) for name in LISTS}
     args = parser.parse_intermixed_args(words, argparse.Namespace(**known))
+    args.wanted += dashed
     for name, was in lists.items():
         setattr(args, name, getattr(args, name) or was)
     return args
+
+
+def parted(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the words before a "--", options among them, and those behind it, which are prompts."""
+    at = words.index("--") if "--" in words else len(words)
+    return list(words[:at]), list(words[at + 1 :])
 
 
 def paint_parser() -> argparse.ArgumentParser:
@@ -149,7 +158,7 @@ def add_prompt_options(group: Any) -> None:
     group.add_argument(
         "--prompts",
         metavar="FILE",
-        type=Path,
+        type=local,
         help="paint the prompts of a .txt file (one a line), or a .csv or .jsonl file (a column "
         "or entry prompt, others named as the settings in a picture's file) into the folder "
         "--output; run again, it goes on where it was interrupted",
@@ -174,7 +183,7 @@ def add_prompt_options(group: Any) -> None:
         "--from",
         dest="repeat",
         metavar="PICTURE",
-        type=Path,
+        type=local,
         help="repeat a picture that this command made, with whatever else is given changed",
     )
 
@@ -189,7 +198,8 @@ def add_picture_options(group: Any) -> None:
         metavar="N",
         type=said(whole),
         default=Settings.batch,
-        help="pictures per prompt; picture i (from 0) is the one of seed + i (default: 1)",
+        help="pictures per prompt; picture i (from 0) is the one of seed + i; with --interpolate "
+        "how many are painted at once (default: 1)",
     )
     group.add_argument(
         "--seed",
@@ -247,7 +257,7 @@ def add_image_options(group: Any) -> None:
         metavar="N",
         type=said(whole),
         default=Settings.feather,
-        help="pixels within the mask along which new ones take over (default: 16)",
+        help="width in pixels of the soft edge inside the mask (default: 16)",
     )
 
 
@@ -256,7 +266,7 @@ def add_quality_options(group: Any) -> None:
     group.add_argument(
         "--preset",
         metavar="NAME",
-        help="samplers and steps at once: fast, balanced or best; what is given beside it counts",
+        help="samplers and steps at once: fast, balanced or best; options you give override it",
     )
     group.add_argument(
         "--steps",
@@ -288,11 +298,15 @@ def add_quality_options(group: Any) -> None:
 def add_guidance_options(group: Any) -> None:
     """Add how strongly the prompt binds."""
     rows = {
-        "--cfg": ("guidance", "X", "of Stage C; none up to 1 (default: 4.0)"),
+        "--cfg": (
+            "guidance",
+            "X",
+            "guidance scale of Stage C; 1 or less turns it off (default: 4.0)",
+        ),
         "--cfg-rescale": (
             "guidance_rescale",
             "X",
-            "from 0 to 1: how much guidance keeps the contrast of no guidance (default: 0)",
+            "from 0 to 1: how far contrast is brought back to that without guidance (default: 0)",
         ),
         "--cfg-start": (
             "guidance_start",
@@ -302,7 +316,7 @@ def add_guidance_options(group: Any) -> None:
         "--cfg-end": (
             "guidance_end",
             "T",
-            "time down to which it is guided; a step outside takes half the time (default: 0)",
+            "time at which guidance ends; steps without it take half as long (default: 0)",
         ),
         "--decoder-cfg": ("decoder_guidance", "X", "of Stage B (default: 0.0, none)"),
     }
@@ -318,13 +332,18 @@ def add_output_options(group: Any) -> None:
     group.add_argument(
         "--output",
         metavar="PATH",
-        type=Path,
+        type=local,
         default=Path("wuerstchen-output"),
         help="a folder, which gets 00000.png and so on, after the highest number in it, in the "
         "order of the prompts; or a name ending in .png for one picture, which replaces a file of "
         "that name (default: the folder wuerstchen-output)",
     )
     group.add_argument("--grid", action="store_true", help="also write all pictures on one sheet")
+
+
+def local(text: str) -> Path:
+    """Return the path that a word names; "~" is the home folder, behind a "=" as well."""
+    return Path(os.path.expanduser(text))
 
 
 def said(read: Callable[[str], Any]) -> Callable[[str], Any]:

@@ -16,13 +16,18 @@ from . import __version__
 from .blending import parse_blend
 from .lora import parse_lora
 from .pictures import SOURCES, check_output, contact_sheet, save
-from .prompt_files import open_manifest, read_jobs
-from .settings import Settings
+from .prompt_files import Job, manifest, read_jobs, write_manifest
+from .settings import Settings, check_text
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from .pipeline import Wuerstchen
+
+# as CUDA and MPS, cuBLAS and cuDNN, and the CPU say it
+OUT_OF_MEMORY = (
+    "out of memory|ALLOC_FAILED|Invalid buffer size|can't allocate memory|not enough memory"
+)
 
 
 def paint(args: argparse.Namespace) -> Iterator[Path | str]:
@@ -33,30 +38,32 @@ def paint(args: argparse.Namespace) -> Iterator[Path | str]:
         ValueError: if an option cannot be used, or not with another one.
         MemoryError: if the device has too little memory.
     """
-    settings = [settings_of(args, image) for image in args.image or [None]]
+    for prompt in args.wanted:
+        check_text("a prompt", prompt)
     with memory_in_words(args.device):
         if args.prompts is not None:
-            yield from paint_file(args, settings[0])
+            yield from paint_file(args)
         elif args.interpolate is not None:
-            yield from paint_path(args, settings)
+            yield from paint_path(args)
         else:
-            yield from paint_prompts(args, settings[0])
+            yield from paint_prompts(args)
 
 
-def settings_of(args: argparse.Namespace, image: str | None) -> Settings:
-    """Return the settings among the options, for one of the images."""
-    values = {name: getattr(args, name) for name in vars(Settings()) if name != "image"}
-    return Settings(**values, image=image)
+def options(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings among the options, by name; the image is the first."""
+    values = {name: getattr(args, name) for name in vars(Settings())}
+    return {**values, "image": next(iter(args.image), None)}
 
 
-def paint_prompts(args: argparse.Namespace, settings: Settings) -> Iterator[Path]:
+def paint_prompts(args: argparse.Namespace) -> Iterator[Path]:
     """Paint one prompt after the other, each with its batch."""
+    settings = Settings(**options(args))
     if not args.wanted:
         raise ValueError("a PROMPT is needed, got none (see wuerstchen --help)")
     if len(args.image) > 1:
         raise ValueError(f"several images are for --interpolate, got {' and '.join(args.image)}")
     check_output(args.output, len(args.wanted) * settings.batch, args.grid)
-    model = load(args, settings)
+    model = load(args, [settings])
     images: list[Image] = []
     paths: list[Path] = []
     for prompt in args.wanted:
@@ -71,37 +78,51 @@ def paint_prompts(args: argparse.Namespace, settings: Settings) -> Iterator[Path
         yield save_grid(images, settings.batch, paths, args.output, about)
 
 
-def paint_path(args: argparse.Namespace, settings: Sequence[Settings]) -> Iterator[Path]:
-    """Paint pictures along the path through prompts or images."""
-    if len(args.wanted) > 1 and len(args.image) > 1 and len(args.wanted) != len(args.image):
-        counts = f"{len(args.wanted)} prompts and {len(args.image)} images"
-        raise ValueError(f"--interpolate needs as many prompts as images, or one, got {counts}")
-    if max(len(args.wanted), len(args.image)) < 2 or args.interpolate < 2 or not args.wanted:
-        raise ValueError(
-            "--interpolate needs at least 2 pictures, and 2 prompts or a prompt and 2 images, got "
-            f"{args.interpolate}, {len(args.wanted)} prompts and {len(args.image)} images"
-        )
+def paint_path(args: argparse.Namespace) -> Iterator[Path]:
+    """Paint pictures along the path through prompts or images, --batch of them at once."""
+    prompts, settings = stops(args)
     check_output(args.output, args.interpolate, args.grid)
-    stops = list(settings) * (len(args.wanted) if len(settings) == 1 else 1)
-    prompts = args.wanted * (len(stops) if len(args.wanted) == 1 else 1)
-    model = load(args, *settings)
-    images = model.interpolate(prompts, args.interpolate, stops)
-    about = {
-        "prompts": args.wanted,
-        **painted_as(settings[0].alone(0), images[0]),
-        "images": args.image,
-        "interpolate": args.interpolate,
-        **sources(args),
-    }
-    paths = []
-    for i, image in enumerate(images):
+    model = load(args, settings)
+    told = {"images": args.image, "interpolate": args.interpolate, **sources(args)}
+    images: list[Image] = []
+    paths: list[Path] = []
+    for i, image in enumerate(model.walk(prompts, args.interpolate, settings)):
+        about = {"prompts": args.wanted, **painted_as(settings[0], image), **told}
         paths.append(save(image, args.output, {**about, "frame": i}))
         yield paths[-1]
+        images += [image] if args.grid else []
     if args.grid:
         yield save_grid(images, len(images), paths, args.output, about)
 
 
-def paint_file(args: argparse.Namespace, settings: Settings) -> Iterator[str]:
+def stops(args: argparse.Namespace) -> tuple[list[str], list[Settings]]:
+    """Return prompts and settings of the stops of a path, once they go together.
+
+    Raises:
+        ValueError: if they are too few or do not go together.
+    """
+    prompts, images = args.wanted, args.image
+    if len(prompts) > 1 and len(images) > 1 and len(prompts) != len(images):
+        counts = f"{len(prompts)} prompts and {len(images)} images"
+        raise ValueError(f"--interpolate needs as many prompts as images, or one, got {counts}")
+    if max(len(prompts), len(images)) < 2 or args.interpolate < 2 or not prompts:
+        raise ValueError(
+            "--interpolate needs at least 2 pictures, and 2 prompts or a prompt and 2 images, got "
+            f"{args.interpolate}, {len(prompts)} prompts and {len(images)} images"
+        )
+    if args.mask is not None or any(args.outpaint):
+        raise ValueError("--interpolate leads between whole images; give no --mask or --outpaint")
+    settings = [Settings(**options(args) | {"image": image}) for image in images or [None]]
+    if len(sizes := image_sizes(settings)) > 1:
+        found = " and ".join(f"{width}×{height}" for width, height in sorted(sizes))
+        raise ValueError(
+            f"--interpolate needs images of one size, got {found}; give --width and --height"
+        )
+    count = max(len(prompts), len(settings))
+    return prompts * (count // len(prompts)), settings * (count // len(settings))
+
+
+def paint_file(args: argparse.Namespace) -> Iterator[str]:
     """Paint the prompts of a file into a folder, without those that are there already."""
     from tqdm import tqdm
 
@@ -109,34 +130,37 @@ def paint_file(args: argparse.Namespace, settings: Settings) -> Iterator[str]:
         raise ValueError(
             "--prompts FILE stands alone, without PROMPT, --interpolate, --grid or several images"
         )
-    jobs = read_jobs(args.prompts, settings)
+    jobs = read_jobs(args.prompts, options(args))
     total = sum(map(len, jobs))
     check_output(args.output, max(total, 2), grid=False)
-    open_manifest(args.output, jobs, sources(args))
-    missing = [[job for job in row if not (args.output / job.file).exists()] for row in jobs]
-    left = sum(map(len, missing))
-    if left:
-        model = load(args, *(job.settings for row in missing for job in row), progress=False)
-        with tqdm(desc="pictures", total=total, initial=total - left) as bar:
-            for row in filter(None, missing):
+    text = manifest(args.output, jobs, sources(args))
+
+    def absent(row: list[Job]) -> list[Job]:
+        return [job for job in row if not (args.output / job.file).exists()]
+
+    new = 0
+    if left := [job for row in jobs for job in absent(row)]:
+        model = load(args, [job.settings for job in left], progress=False)
+        write_manifest(args.output, text)
+        with tqdm(desc="pictures", total=total, initial=total - len(left)) as bar:
+            for row in filter(None, map(absent, jobs)):  # another run may fill the folder, too
                 images = model.paint([j.prompt for j in row], [j.settings for j in row])
                 for job, image in zip(row, images, strict=True):
                     own = painted_as(job.settings, image)
                     about = {"prompt": job.prompt, **own, **sources(args)}
                     save(image, args.output / job.file, about)
                     bar.update()
-    yield f"{args.output}: {total} pictures, {left} of them new"
+                new += len(row)
+    yield f"{args.output}: {total} pictures, {new} of them new"
 
 
-def load(args: argparse.Namespace, *settings: Settings, progress: bool = True) -> "Wuerstchen":
-    """Return the model with its LoRAs, once all that settings name is there and fits."""
-    from .canvas import canvas_for, given
-
+def load(
+    args: argparse.Namespace, settings: Sequence[Settings], progress: bool = True
+) -> "Wuerstchen":
+    """Return the model with its LoRAs, once all that settings and sources name is there and fits."""
     loras = [parse_lora(text) for text in args.lora]
-    for source in filter(None, (args.prior, args.decoder, args.stage_a, args.compressor)):
-        parse_blend(source)  # refuses one that makes no sense
-    for one in {given(one): one for one in settings if one.image is not None}.values():
-        canvas_for(one)
+    check_sources(args, [source for source, _ in loras])
+    image_sizes(settings)
     from .pipeline import Wuerstchen
 
     where = (*SOURCES, "device", "dtype", "offload", "quantize", "compile")
@@ -146,13 +170,34 @@ def load(args: argparse.Namespace, *settings: Settings, progress: bool = True) -
     return model
 
 
+def check_sources(args: argparse.Namespace, loras: Sequence[str]) -> None:
+    """Refuse blends that make no sense, and files that are not there; the Hub is not asked."""
+    from .files import HUB_NAME, SUFFIXES, resolve
+
+    networks = list(filter(None, (args.prior, args.decoder, args.stage_a, args.compressor)))
+    blended = [
+        source for network in networks for source, _ in parse_blend(network) or [(network, 1)]
+    ]
+    for source in [*blended, *loras]:
+        if not HUB_NAME.fullmatch(source) or source.endswith(SUFFIXES):
+            resolve(source)
+
+
+def image_sizes(settings: Sequence[Settings]) -> set[tuple[int, int]]:
+    """Return the sizes of the pictures to paint over, once all of them can be used."""
+    from .canvas import canvas_for, given
+
+    each = {given(one): one for one in settings if one.image is not None}
+    return {canvas_for(one).size for one in each.values()}
+
+
 @contextmanager
 def memory_in_words(device: str) -> Iterator[None]:
     """Say what needs less memory where the device has too little."""
     try:
         yield
-    except RuntimeError as error:  # as CUDA, MPS and the CPU say it
-        if not re.search("out of memory|can't allocate memory|not enough memory", str(error)):
+    except RuntimeError as error:
+        if not re.search(OUT_OF_MEMORY, str(error)):
             raise
         raise MemoryError(
             f"too little memory for --device {device}; smaller are --offload stage, "

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .settings import Settings
-from .writing import appearing
+from .writing import unfinished
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 SOURCES = ("model", "prior", "decoder", "stage_a", "compressor")
-NUMBERED = re.compile(r"(\d{5,})\.png")
+MANIFEST = "manifest.jsonl"  # of a folder that a file of prompts fills: pictures to come
+NUMBERED = re.compile(r"(\d{5,})\.png", re.IGNORECASE)
 OTHER_PICTURES = {".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 PUBLISHED_STEPS = 29
 
@@ -31,17 +32,30 @@ def save(image: "Image", output: Path, about: dict[str, Any]) -> Path:
     """
     from PIL.PngImagePlugin import PngInfo
 
-    path = output if names_file(output) else output / f"{next_number(output):05d}.png"
+    path = output if names_file(output) else numbered(output)
     info = PngInfo()
-    info.add_text("parameters", parameters(about))
+    readable = parameters(about).encode(errors="backslashreplace").decode()
+    info.add_text("parameters", readable)
     info.add_text("wuerstchen", json.dumps(about))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with appearing(path) as part:
+        with unfinished(path) as part:
             image.save(part, format="PNG", pnginfo=info)
+            return part.replace(path) if path == output else put_new(part, path)
     except OSError as error:
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
-    return path
+
+
+def put_new(part: Path, path: Path) -> Path:
+    """Name a file `path`, or by the next number if another run took that one; return its path."""
+    while True:
+        try:
+            os.link(part, path)
+            return path
+        except FileExistsError:
+            path = numbered(path.parent)
+        except OSError:  # a disk without links
+            return part.rename(path)
 
 
 def parameters(about: dict[str, Any]) -> str:
@@ -80,7 +94,7 @@ def facts_of(path: Path) -> dict[str, Any]:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(path.expanduser()) as image:
+        with Image.open(path) as image:
             texts = dict(image.info)
     except UnidentifiedImageError as error:
         raise ValueError(f"{path}: expected a picture, could not decode it ({error})") from error
@@ -97,7 +111,7 @@ def facts_of(path: Path) -> dict[str, Any]:
         found |= {name: facts[name] for name in told if isinstance(facts.get(name), str)}
         found["lora"] = [str(lora) for lora in facts.get("lora", [])]
         frames = facts.get("interpolate")
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(
             f"{path}: expected the settings that wuerstchen writes into its pictures, found none "
             f"that can be read ({type(error).__name__}: {error}); give a PNG of its own"
@@ -122,11 +136,17 @@ def names_file(output: Path) -> bool:
     return output.suffix.lower() == ".png" and not output.is_dir()
 
 
-def next_number(folder: Path) -> int:
-    """Return one more than the highest number of a picture in `folder`, which need not be there."""
+def numbered(folder: Path) -> Path:
+    """Return the picture after the highest number in `folder`, which need not be there.
+
+    Pictures that its manifest names are there or to come.
+    """
     names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+    if MANIFEST in names:
+        text = (folder / MANIFEST).read_text(encoding="utf-8", errors="replace")
+        names += re.findall(r'"file": "(.*?)"', text)
     numbers = [int(found[1]) for name in names if (found := NUMBERED.fullmatch(name))]
-    return max(numbers, default=-1) + 1
+    return folder / f"{max(numbers, default=-1) + 1:05d}.png"
 
 
 def check_output(output: Path, images: int, grid: bool) -> None:

@@ -4,7 +4,7 @@
 settings of their own all become orders, one per image; what can be painted at once is.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from .files import CheckpointError
 from .interpolation import path, slerp
 from .placement import Placement, Quantize, place
 from .sampling import LATENT_SHIFT, generators
-from .settings import Settings
+from .settings import Settings, check_text
 from .sources import (
     PUBLISHED_COMPRESSOR,
     compressor_of,
@@ -86,7 +86,7 @@ class Wuerstchen(Stages):
         decoder: str | Path | None = None,
         stage_a: str | Path | None = None,
         compressor: str | Path | None = None,
-        device: str = "auto",
+        device: str | torch.device = "auto",
         dtype: str = "auto",
         offload: str = "none",
         quantize: str = "none",
@@ -105,7 +105,7 @@ class Wuerstchen(Stages):
             stage_a: another source for Stage A alone.
             compressor: another source for the compressor, which pictures to paint over need. With
                 the published decoder it is the published one, from the Hub.
-            device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+            device: "auto", "cpu", "cuda", "cuda:N" or "mps", or such a device of PyTorch's.
             dtype: "auto" (fp32 on the CPU, else fp16), "fp32", "fp16" or "bf16".
             offload: "none", "stage" or "layer", see `placement`.
             quantize: "none", or "int8" to keep the weights of Stages C and B in 8 bits, which changes
@@ -117,7 +117,7 @@ class Wuerstchen(Stages):
             ValueError: if the device is not there, a word is unknown or nothing can be compiled.
             CheckpointError: if a source is missing, broken or something else.
         """
-        placement = place(device, dtype, offload)
+        placement = place(str(device), dtype, offload)
         if compile:
             check_compiler(placement.device)
         prior = published_pair(model)[0] if prior is None else prior
@@ -164,7 +164,7 @@ class Wuerstchen(Stages):
             ValueError: if there is no prompt, a setting is out of its range, or an image or mask
                 cannot be used.
         """
-        return self._painted(self._orders(prompts, settings, changes))
+        return self._painted(self._orders(paired(prompts, settings, changes)))
 
     def interpolate(
         self,
@@ -181,7 +181,7 @@ class Wuerstchen(Stages):
         Args:
             prompts: stops of the path, or one prompt for several images.
             frames: at least 2; the first is the first stop, the last the last.
-            settings: how to paint, for all or for each of them.
+            settings: how to paint, for all or for each of them; `batch` images are painted at once.
             changes: fields of `Settings`, in place of those in `settings`.
 
         Raises:
@@ -189,7 +189,19 @@ class Wuerstchen(Stages):
             ValueError: as `paint`; also if there are fewer than two stops or frames, or stops that
                 differ in size or in the length of their texts, or are painted in part.
         """
-        stops = self._orders(prompts, settings, {**changes, "batch": 1})
+        return list(self.walk(prompts, frames, settings, **changes))
+
+    def walk(
+        self,
+        prompts: str | Sequence[str],
+        frames: int,
+        settings: Settings | Sequence[Settings] | None = None,
+        **changes: Any,
+    ) -> "Iterator[Image]":
+        """Yield the images of `interpolate` as they are painted."""
+        asked = paired(prompts, settings, changes)
+        at_once = asked[0][1].batch
+        stops = self._orders([(prompt, replace(s, batch=1)) for prompt, s in asked])
         if any(stop.settings.mask is not None or any(stop.settings.outpaint) for stop in stops):
             raise ValueError("a path leads between whole images; give it no mask and no outpaint")
         if len({(stop.size, stop.alike[2:]) for stop in stops}) > 1:
@@ -197,34 +209,21 @@ class Wuerstchen(Stages):
                 "the stops of a path must be of one size, all or none of them with an image, and "
                 "their texts of one length"
             )
-        return self._painted(
-            [mixed(stops[i], stops[i + 1], share) for i, share in path(len(stops), frames)]
-        )
+        way = list(path(len(stops), frames))
+        for first in range(0, frames, at_once):
+            yield from self._painted(
+                [mixed(stops[i], stops[i + 1], share) for i, share in way[first : first + at_once]]
+            )
 
-    def _orders(
-        self,
-        prompts: str | Sequence[str],
-        settings: Settings | Sequence[Settings] | None,
-        changes: dict[str, Any],
-    ) -> list[Order]:
+    def _orders(self, asked: Sequence[tuple[str, Settings]]) -> list[Order]:
         """Return an order per image, in their order, with each text and each picture read once."""
-        if settings is None or isinstance(settings, Settings):
-            prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-            settings = [settings or Settings()] * len(prompts)
-        prompts = [prompts] * len(settings) if isinstance(prompts, str) else list(prompts)
-        if not prompts:
-            raise ValueError("at least one prompt is needed, got none")
-        if len(settings) != len(prompts):
-            raise ValueError(f"one setting per prompt, got {len(settings)} for {len(prompts)}")
-        chosen = [replace(one, **changes) for one in settings]
-        asked = zip(prompts, chosen, strict=True)
         known = self._texts([(t, s.weighting) for prompt, s in asked for t in (prompt, s.negative)])
         canvases: dict[Any, tuple[Canvas | None, Tensor | None]] = {}
-        for s in chosen:
+        for _, s in asked:
             if given(s) not in canvases:
                 canvases[given(s)] = self._canvas(s)
         orders: list[Order] = []
-        for prompt, s in zip(prompts, chosen, strict=True):
+        for prompt, s in asked:
             texts, unwanted = known[prompt, s.weighting], known[s.negative, s.weighting]
             canvas, semantic = canvases[given(s)]
             alone = [self._sized(s, canvas).alone(i) for i in range(s.batch)]
@@ -314,6 +313,29 @@ class Wuerstchen(Stages):
             return known
         masks = [cast(Canvas, order.canvas).cells(*known.shape[2:]) for order in orders]
         return run(latent=known, start=s.anew, mask=torch.cat(masks))
+
+
+def paired(
+    prompts: str | Sequence[str],
+    settings: Settings | Sequence[Settings] | None,
+    changes: dict[str, Any],
+) -> list[tuple[str, Settings]]:
+    """Return each prompt with its settings.
+
+    Raises:
+        ValueError: if there is no prompt, one is no text, or a setting is out of its range.
+    """
+    if settings is None or isinstance(settings, Settings):
+        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        settings = [settings or Settings()] * len(prompts)
+    prompts = [prompts] * len(settings) if isinstance(prompts, str) else list(prompts)
+    if not prompts:
+        raise ValueError("at least one prompt is needed, got none")
+    if len(settings) != len(prompts):
+        raise ValueError(f"one setting per prompt, got {len(settings)} for {len(prompts)}")
+    for prompt in prompts:
+        check_text("a prompt", prompt)
+    return [(prompt, replace(s, **changes)) for prompt, s in zip(prompts, settings, strict=True)]
 
 
 def read_compressor(

@@ -1,7 +1,8 @@
 """Files of prompts, and the folders they fill.
 
     .txt    a prompt per line; empty lines are skipped
-    .csv    a header, in it `prompt` and any settings; an empty cell is the setting's default
+    .csv    a header, in it `prompt` and any settings; an empty cell is the setting's default;
+            cells are parted by what parts most of the header: commas, semicolons or tabs
     .jsonl  per line an object with the same names
 
 Every picture of a file has its name before the first is painted: `manifest.jsonl` in the folder says
@@ -9,18 +10,18 @@ which prompt and settings each has. Pictures appear under their names when they 
 that was interrupted goes on with what is missing.
 """
 
+import codecs
 import csv
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .settings import Settings
+from .pictures import MANIFEST
+from .settings import Settings, check_text
 from .writing import appearing
-
-MANIFEST = "manifest.jsonl"
 
 
 class Job(NamedTuple):
@@ -31,12 +32,13 @@ class Job(NamedTuple):
     settings: Settings
 
 
-def read_jobs(path: Path, settings: Settings) -> list[list[Job]]:
+def read_jobs(path: Path, settings: Settings | Mapping[str, Any]) -> list[list[Job]]:
     """Return the pictures of each prompt in a file.
 
     Args:
-        path: a .txt, .csv or .jsonl file.
-        settings: what counts where the file says nothing.
+        path: a .txt, .csv or .jsonl file, in UTF-8 or, with its mark, in UTF-16.
+        settings: what counts where the file says nothing; or only some, by their names, which need
+            not go together before the file adds to them.
 
     Raises:
         OSError: if the file cannot be read.
@@ -45,11 +47,12 @@ def read_jobs(path: Path, settings: Settings) -> list[list[Job]]:
     readers = {".txt": text_rows, ".csv": csv_rows, ".jsonl": json_rows}
     if path.suffix.lower() not in readers:
         raise ValueError(f"a prompt file must end in .txt, .csv or .jsonl, got {path}")
+    others = vars(settings) if isinstance(settings, Settings) else settings
     jobs: list[list[Job]] = []
     first = 0
     try:
-        for number, row in readers[path.suffix.lower()](path.read_text(encoding="utf-8-sig")):
-            prompt, own = read_row(number, row, settings)
+        for number, row in readers[path.suffix.lower()](decoded(path.read_bytes())):
+            prompt, own = read_row(number, row, others)
             names = [f"{first + i:05d}.png" for i in range(own.batch)]
             jobs.append([Job(name, prompt, own.alone(i)) for i, name in enumerate(names)])
             first += own.batch
@@ -58,6 +61,20 @@ def read_jobs(path: Path, settings: Settings) -> list[list[Job]]:
     if not jobs:
         raise ValueError(f"{path}: expected at least one prompt, found none")
     return jobs
+
+
+def decoded(data: bytes) -> str:
+    """Return the text in a file.
+
+    Raises:
+        ValueError: if it is neither UTF-8 nor UTF-16 with its mark.
+    """
+    marked = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        text = data.decode("utf-16" if marked else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"expected text in UTF-8, save it as such ({error})") from error
+    return io.StringIO(text, newline=None).read()  # all ends of lines as "\n"
 
 
 def text_rows(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -69,11 +86,14 @@ def text_rows(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def csv_rows(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the number of each row and its cells by the header's names."""
-    reader = csv.DictReader(io.StringIO(text), strict=True)
+    header = text.partition("\n")[0]
+    reader = csv.DictReader(io.StringIO(text), delimiter=max(",;\t", key=header.count), strict=True)
     for row in reader:
+        if not any(row.values()):  # as spreadsheets end their tables
+            continue
         if None in row:
             raise ValueError(f"line {reader.line_num} has more cells than the header")
-        yield reader.line_num, {name.strip(): cell for name, cell in row.items()}
+        yield reader.line_num, {name.strip().lower(): cell for name, cell in row.items()}
 
 
 def json_rows(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -83,13 +103,13 @@ def json_rows(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"line {number}: expected a JSON object, but {error}") from error
         yield number, row if isinstance(row, dict) else {"prompt": row}
 
 
-def read_row(number: int, row: dict[str, Any], settings: Settings) -> tuple[str, Settings]:
-    """Return prompt and settings of a row; `settings` counts where it says nothing.
+def read_row(number: int, row: dict[str, Any], others: Mapping[str, Any]) -> tuple[str, Settings]:
+    """Return prompt and settings of a row; `others` count where it says nothing.
 
     Raises:
         ValueError: with the line, if it has no prompt or something that is no setting.
@@ -98,44 +118,55 @@ def read_row(number: int, row: dict[str, Any], settings: Settings) -> tuple[str,
     if not isinstance(prompt, str) or not prompt.strip():
         raise ValueError(f"line {number}: expected a prompt, found {prompt!r}")
     try:
-        return prompt, Settings.from_words(row, **vars(settings))
+        check_text("prompt", prompt)
+        return prompt, Settings.from_words(row, **others)
     except ValueError as error:
         raise ValueError(f"line {number}: {error}") from error
 
 
-def open_manifest(folder: Path, jobs: Sequence[Sequence[Job]], sources: dict[str, Any]) -> None:
-    """Write the manifest of a folder, or find that it has the same one already.
+def manifest(folder: Path, jobs: Sequence[Sequence[Job]], sources: dict[str, Any]) -> str:
+    """Return what the manifest of a folder is to say, which may begin so already.
 
     More prompts may follow those of an earlier run.
 
     Raises:
         ValueError: if the folder is filled by other prompts or settings.
-        OSError: if it cannot be written.
+        OSError: if it cannot be read.
     """
+    every = [job for row in jobs for job in row]
     lines = [
         json.dumps({"file": job.file, "prompt": job.prompt, **asdict(job.settings), **sources})
-        for row in jobs
-        for job in row
+        for job in every
     ]
     path = folder / MANIFEST
-    before = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    is_begun = path.exists() and any(folder.glob("*.png"))
+    before = path.read_text(encoding="utf-8").splitlines() if is_begun else []
     if list(map(wanted, before)) != list(map(wanted, lines[: len(before)])):
         raise ValueError(
             f"{path} is of other prompts, settings or sources; give them as they were, to go on, "
             "or another --output"
         )
-    taken = [job.file for row in jobs for job in row if (folder / job.file).exists()]
-    if not before and taken:
+    taken = [job.file for job in every[len(before) :] if (folder / job.file).exists()]
+    if taken:
         raise ValueError(f"{folder} holds {taken[0]} of another run; give another --output")
+    return "\n".join(lines) + "\n"
+
+
+def write_manifest(folder: Path, text: str) -> None:
+    """Write the manifest of a folder.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    with appearing(path) as part:
-        part.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with appearing(folder / MANIFEST) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 def wanted(line: str) -> dict[str, Any]:
     """Return what a line of a manifest says of a picture, but for the version; {} of any other line."""
     try:
         entries = dict(json.loads(line))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         return {}
     return {"quantize": "none", **entries, "version": None}

@@ -4,6 +4,7 @@ Nothing heavy is imported here, so that a wrong number is refused at once.
 """
 
 import math
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
@@ -11,6 +12,8 @@ from typing import Any, NamedTuple
 SMALLEST_SIDE = 128
 SMALLEST_TILE = 256
 VQ_PIXELS = 4
+MOST = 2**31 - 1  # far beyond any use, and no library overflows
+MOST_GUIDANCE = 10_000.0
 SAMPLERS = (
     "ddpm",
     "ddim",
@@ -42,7 +45,7 @@ class Settings:
 
     Attributes:
         weighting: how prompts weigh their words, one of `WEIGHTINGS`.
-        negative: what the picture should not show; used by guidance only.
+        negative: what the picture should not show; used by guidance only. None is "".
         width: pixels, at least 128; None is the model's native size.
         height: as `width`.
         steps: of Stage C, evenly spaced; None is the published list of 29.
@@ -56,8 +59,9 @@ class Settings:
         decoder_guidance: of Stage B.
         seed: of the first image; image i has seed + i.
         decoder_seed: of the first image, for Stage B alone; None goes on with Stage C's generator.
-        batch: images per prompt.
-        image: what to paint over: a file's path or a picture of Pillow's; the size is then its own.
+        batch: images per prompt; along a path, images painted at once.
+        image: what to paint over: a file's path, a picture of Pillow's or a uint8 array (H, W) or
+            (H, W, 3); the size is then its own.
         mask: which part of it to paint anew (white) and which to keep (black), of the same size.
         strength: how much of `image` is painted anew, from 0 (only Stages B and A) to 1 (all);
             None is 0.7, and 1 with a mask or to outpaint.
@@ -94,23 +98,31 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name in ("width", "height"):
-            check_whole(name, getattr(self, name), SMALLEST_SIDE)
+            self._set_whole(name, SMALLEST_SIDE)
         for name in ("steps", "decoder_steps", "batch"):
-            check_whole(name, getattr(self, name), 1)
+            self._set_whole(name, 1)
         for name in ("seed", "decoder_seed"):
-            check_whole(name, getattr(self, name), 0, 2**64 - self.batch)
+            self._set_whole(name, 0, 2**64 - self.batch)
+        self._set_whole("feather", 0)
+        self._set_whole("tile", SMALLEST_TILE)
         for name in ("guidance", "decoder_guidance"):
-            if not math.isfinite(getattr(self, name)):
-                raise ValueError(f"{name} must be a finite number, got {getattr(self, name)}")
+            if not abs(getattr(self, name)) <= MOST_GUIDANCE:
+                raise ValueError(
+                    f"{name} must be a number from {-MOST_GUIDANCE:.0f} to {MOST_GUIDANCE:.0f}, "
+                    f"got {getattr(self, name)}"
+                )
         for name in ("sampler", "decoder_sampler"):
             check_choice(name, getattr(self, name), SAMPLERS)
         check_choice("weighting", self.weighting, WEIGHTINGS)
         if not 0 <= self.guidance_rescale <= 1:
             raise ValueError(f"guidance_rescale must be from 0 to 1, got {self.guidance_rescale}")
         check_interval(self.guidance_start, self.guidance_end)
-        check_whole("feather", self.feather, 0)
-        check_whole("tile", self.tile, SMALLEST_TILE)
+        object.__setattr__(self, "negative", self.negative or "")  # None, too, is nothing
+        check_text("negative", self.negative)
         self._check_image()
+
+    def _set_whole(self, name: str, least: int, most: int = MOST) -> None:
+        object.__setattr__(self, name, check_whole(name, getattr(self, name), least, most))
 
     def _check_image(self) -> None:
         if self.strength is not None and not 0 <= self.strength <= 1:
@@ -119,10 +131,10 @@ class Settings:
             raise ValueError(
                 f"outpaint must be pixels left, above, right and below, got {self.outpaint}"
             )
-        for pixels in self.outpaint:
-            check_whole("each side of outpaint", pixels, 0)
-        asked = {"mask": self.mask, "strength": self.strength, "outpaint": any(self.outpaint)}
-        given = [name for name, value in asked.items() if value not in (None, False)]
+        pixels = tuple(check_whole("each side of outpaint", side, 0) for side in self.outpaint)
+        object.__setattr__(self, "outpaint", pixels)
+        asked = {"mask": self.mask, "strength": self.strength, "outpaint": any(pixels) or None}
+        given = [name for name, value in asked.items() if value is not None]
         if self.image is None and given:
             raise ValueError(f"give an image to paint over, or no {' and no '.join(given)}")
 
@@ -290,14 +302,31 @@ def check_interval(start: float, end: float) -> None:
         )
 
 
-def check_whole(name: str, value: Any, least: int, most: int | None = None) -> None:
-    """Refuse a number that is not whole or not in its range; None passes.
+def check_whole(name: str, value: Any, least: int, most: int = MOST) -> Any:
+    """Return a whole number of any type, NumPy's among them, as Python's; None passes.
 
     Raises:
-        ValueError: with the rule and the value.
+        ValueError: with the rule and the value, if it is not whole or not in its range.
     """
     if value is None:
-        return
-    if not isinstance(value, int) or value < least or (most is not None and value > most):
-        above = "" if most is None else f" and at most {most}"
-        raise ValueError(f"{name} must be a whole number of at least {least}{above}, got {value}")
+        return None
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = least - 1
+    if not least <= number <= most:
+        rule = f"at most {most}" if number > most else f"at least {least}"
+        raise ValueError(f"{name} must be a whole number of {rule}, got {value}")
+    return number
+
+
+def check_text(name: str, text: str) -> None:
+    """Refuse what is no text, or has no UTF-8: words of a command line in another encoding.
+
+    Raises:
+        ValueError: with the text.
+    """
+    try:
+        str.encode(text)
+    except (TypeError, UnicodeEncodeError):
+        raise ValueError(f"{name} must be text in UTF-8, got {text!r}") from None

@@ -1,5 +1,6 @@
 """Which files a model's name stands for: the bundled model, the published pair, or a folder."""
 
+import os
 from pathlib import Path
 
 from .blending import parse_blend
@@ -20,7 +21,7 @@ def published_pair(model: str | Path) -> tuple[str | Path, str | Path]:
     """
     if model == "v2":
         return PUBLISHED
-    folder = MINI if model == "mini" else Path(model).expanduser()
+    folder = MINI if model == "mini" else Path(os.path.expanduser(model))
     if is_pipeline(folder) and component_file(folder / JOINED["prior"]):
         return folder, folder
     pair = folder / PRIOR_FOLDER, folder / DECODER_FOLDER

@@ -7,6 +7,16 @@ from pathlib import Path
 
 
 @contextmanager
+def unfinished(path: Path) -> Iterator[Path]:
+    """Give a path to write to, beside `path`; what is still there when the block ends is removed."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
 def appearing(path: Path) -> Iterator[Path]:
     """Give a path to write to, beside `path`; what is there gets this name when the block ends.
 
@@ -15,9 +25,6 @@ def appearing(path: Path) -> Iterator[Path]:
     Raises:
         OSError: if it cannot be renamed.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with unfinished(path) as part:
         yield part
         part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

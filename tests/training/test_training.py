@@ -1,6 +1,7 @@
 """The training of the bundled model: it learns, goes on where it stopped, and writes a model that loads."""
 
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from wuerstchen.pipeline import Wuerstchen
 from wuerstchen.placement import Placement
 from wuerstchen.towers import load_text_tower
+from wuerstchen.training.__main__ import main
 from wuerstchen.training.decoder import DecoderTask
 from wuerstchen.training.export import export, raise_to_published_units
 from wuerstchen.training.loop import Plan, Run, drawings, finished, train
@@ -127,3 +129,34 @@ def test_transformers_reads_the_text_encoders_that_were_written(
 def test_what_is_not_trained_yet_is_not_finished(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         finished(StageATask(CPU), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["measure", "--device", "cuda:99"], "argument --device: device cuda:99 is not there"),
+        (["measure", "--threads", "-1"], "threads must be a whole number of at least 1, got -1"),
+        (["measure", "--sheet", "taken/x.png"], "taken"),
+        (["measure", "--sheet", "x.jpg"], "expected the name of a file that ends in .png, got x"),
+        (["previews", "--out", "list.json"], "list.json: expected a JSON object, found a list"),
+        (["previews", "--out", "a.json", "--prompts", "0"], "prompts must be a whole number"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_anything_is_loaded(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Wuerstchen, "load", None)
+    (tmp_path / "taken").write_bytes(b"")
+    (tmp_path / "list.json").write_text("[]")
+    monkeypatch.setattr(sys, "argv", ["training", *words])
+    try:
+        status = main()
+    except SystemExit as ended:  # as argparse refuses
+        status = ended.code  # type: ignore[assignment]
+    assert status == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]

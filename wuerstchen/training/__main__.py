@@ -23,9 +23,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from ..files import parsed
+from ..options import said
 from ..pipeline import Wuerstchen
 from ..placement import choose_device
-from ..settings import PRESETS
+from ..settings import PRESETS, check_whole
 from ..sources import MINI
 from .cases import PARTS
 from .chart import draw_chart
@@ -57,9 +59,9 @@ PLANS = {
 def main() -> int:
     """Run a job and return its exit status: 0, 2 for bad input, 130 after an interrupt."""
     args = parser().parse_args()
-    if args.threads:
-        torch.set_num_threads(args.threads)
     try:
+        if args.threads is not None:
+            torch.set_num_threads(check_whole("threads", args.threads, 1))
         JOBS[args.job](args)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
@@ -110,10 +112,22 @@ def parser() -> argparse.ArgumentParser:
     fitted.add_argument("--out", type=Path, required=True, help="JSON file to add them to")
     for job in (mini, measured, compared, lesser, fitted):
         job.add_argument(
-            "--device", type=choose_device, default="auto", help="auto, cpu, cuda, mps"
+            "--device", type=said(choose_device), default="auto", help="auto, cpu, cuda, mps"
         )
         job.add_argument("--threads", type=int, help="CPU threads (all)")
     return root
+
+
+def prepare(path: Path, suffix: str) -> None:
+    """Make the folder of a file that is written when all else is done.
+
+    Raises:
+        ValueError: if the file's name ends in another suffix.
+        OSError: if the folder cannot be made.
+    """
+    if path.suffix.lower() != suffix:
+        raise ValueError(f"expected the name of a file that ends in {suffix}, got {path}")
+    path.parent.mkdir(parents=True, exist_ok=True)
 
 
 def train_mini(args: argparse.Namespace) -> None:
@@ -156,6 +170,8 @@ def write_model(work: Path, out: Path, device: torch.device) -> None:
 
 def print_measure(args: argparse.Namespace) -> None:
     """Print each trait's share of right pictures."""
+    if args.sheet:
+        prepare(args.sheet, ".png")
     model = Wuerstchen.load(args.model, device=str(args.device), progress=False)
     readings = measure(model, prompts=args.prompts, size=(args.width, args.height), seed=args.seed)
     done = list(tqdm(readings, total=args.prompts, unit="picture"))
@@ -197,10 +213,12 @@ def print_precision(args: argparse.Namespace) -> None:
 
 def write_previews(args: argparse.Namespace) -> None:
     """Fit the colours of a model's latents and add them to a file."""
+    check_whole("prompts", args.prompts, 1)
+    prepare(args.out, ".json")
+    known = parsed(args.out.read_bytes(), args.out) if args.out.exists() else {}
     model = Wuerstchen.load(args.model, device=str(args.device), progress=False)
     rng = np.random.default_rng(0)
     fitted = fit_previews(model, [caption(random_scene(rng), rng) for _ in range(args.prompts)])
-    known = json.loads(args.out.read_text(encoding="utf-8")) if args.out.exists() else {}
     args.out.write_text(json.dumps(known | fitted, indent=1) + "\n", encoding="utf-8")
     for name, entry in fitted.items():
         print(f"{name:<16}{entry['explained']:6.1%} of the colour")
