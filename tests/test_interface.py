@@ -21,7 +21,7 @@ SNAPSHOT = load(ROOT / "tests" / "golden" / "node_interface.json")
 SAVED = sorted((ROOT / "example_workflows").glob("*.json"))
 QUEUED = sorted((ROOT / "tests" / "workflows").glob("*.json"))
 DOCS = ROOT / "nodes" / "web" / "docs"
-LANGUAGES = ("de", "en", "es", "fr", "it", "ja", "ko", "ru", "zh")
+LANGUAGES = ("de", "es", "fr", "it", "ja", "ko", "ru", "zh")
 WIDGETS = {"INT", "FLOAT", "STRING", "COMBO", "BOOLEAN"}
 FILES = (["mini (bundled)"], [])  # lists that begin so go on with the user's files
 ASSIGNED = [node for file in NODES for node in parse(file).body if isinstance(node, ast.Assign)]
@@ -242,25 +242,25 @@ def translation(language: str, name: str) -> Json:
     return found
 
 
-def test_the_english_texts_are_those_of_the_schemas() -> None:
-    assert translation("en", "nodeDefs") == {n: texts(schema) for n, schema in schemas().items()}
+def english(name: str) -> Json:
+    """Return what there is to translate; where nothing is, the frontend shows it as it is."""
+    if name == "nodeDefs":
+        return {node: texts(schema) for node, schema in schemas().items()}
     categories = {part for node in SNAPSHOT.values() for part in node["category"].split("/")}
-    assert translation("en", "main") == {
-        "nodeCategories": {part: part for part in categories - {"Würstchen"}}
-    }
+    return {"nodeCategories": {part: part for part in categories - {"Würstchen"}}}
 
 
-def test_there_are_nine_languages() -> None:
+def test_there_are_eight_translations() -> None:
     assert sorted(path.name for path in (ROOT / "locales").iterdir()) == sorted(LANGUAGES)
 
 
 @pytest.mark.parametrize("name", ["main", "nodeDefs"])
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_a_translation_has_the_keys_of_the_english_one_and_no_empty_text(
+def test_a_translation_has_the_keys_of_the_schemas_and_no_empty_text(
     language: str, name: str
 ) -> None:
-    told, english = translation(language, name), translation("en", name)
-    assert [path for path, _ in leaves(told)] == [path for path, _ in leaves(english)]
+    told = translation(language, name)
+    assert {path for path, _ in leaves(told)} == {path for path, _ in leaves(english(name))}
     for path, words in leaves(told):
         assert words.strip() == words != "", path
         assert not set(words) & set("{}|@"), path  # these are signs of the frontend's
