@@ -23,9 +23,14 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tests import bench_beside as beside
-from tests import bench_pictures as pictures
-from tests import test_stage_a, test_stage_b, test_stage_c, test_text_encoder
+from tests import (
+    bench_beside as beside,
+    bench_pictures as pictures,
+    test_stage_a,
+    test_stage_b,
+    test_stage_c,
+    test_text_encoder,
+)
 from tests.bench_offload import offload
 from tests.bench_tools import Bench, Call, Row, operations, to_meta
 from tests.peers import in_dtype, mean_error, on_meta

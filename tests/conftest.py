@@ -1,6 +1,7 @@
 """A tiny Würstchen in the published layout, with random weights that are nowhere zero."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from wuerstchen.compressor import Compressor, CompressorConfig, Stage
 from wuerstchen.stage_a import StageA, StageAConfig
 from wuerstchen.stage_b import StageB, StageBConfig
 from wuerstchen.stage_c import StageC, StageCConfig
@@ -55,24 +57,49 @@ STAGE_A = {
 }
 
 
+COMPRESSOR = CompressorConfig(
+    c_stem=8,
+    stages=tuple(Stage(fused=i < 2, expand=2, stride=2, c=8, layers=1) for i in range(4)),
+    c_head=16,
+)
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that holds `wuerstchen-prior` and `wuerstchen`."""
-    root = tmp_path_factory.mktemp("tiny")
+    return write_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def twins(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two such folders, each with a compressor; all weights and the native sizes differ."""
+    folders = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("other")
+    for i, folder in enumerate(folders):
+        write_model(folder, 10 * i, NATIVE_SIZE + 128 * i)
+        home, sizes = folder / "wuerstchen" / "efficient_net", asdict(COMPRESSOR)
+        write_network(home, "EfficientNetEncoder", Compressor(COMPRESSOR), sizes, 10 * i + 6)
+    return folders
+
+
+def write_model(root: Path, seed: int = 0, native_size: int = NATIVE_SIZE) -> Path:
+    """Write the networks, text towers and tokenizers of a model without a compressor."""
     prior, decoder = root / "wuerstchen-prior", root / "wuerstchen"
-    write_network(prior / "prior", "WuerstchenPrior", StageC(StageCConfig(**STAGE_C)), STAGE_C, 1)
     sizes: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in STAGE_B.items()}
+    b = StageB(StageBConfig(**sizes))
     write_network(
-        decoder / "decoder", "WuerstchenDiffNeXt", StageB(StageBConfig(**sizes)), STAGE_B, 2
+        prior / "prior", "WuerstchenPrior", StageC(StageCConfig(**STAGE_C)), STAGE_C, seed + 1
     )
-    write_network(decoder / "vqgan", "PaellaVQModel", StageA(StageAConfig(**STAGE_A)), STAGE_A, 3)
-    for seed, (folder, index) in enumerate(
+    write_network(decoder / "decoder", "WuerstchenDiffNeXt", b, STAGE_B, seed + 2)
+    write_network(
+        decoder / "vqgan", "PaellaVQModel", StageA(StageAConfig(**STAGE_A)), STAGE_A, seed + 3
+    )
+    for i, (folder, index) in enumerate(
         {
-            prior: {"_class_name": "WuerstchenPriorPipeline", "native_size": NATIVE_SIZE},
+            prior: {"_class_name": "WuerstchenPriorPipeline", "native_size": native_size},
             decoder: {"_class_name": "WuerstchenDecoderPipeline"},
         }.items()
     ):
-        write_text_tower(folder, 4 + seed)
+        write_text_tower(folder, seed + 4 + i)
         write_json(folder / "model_index.json", index)
         scheduler = {"_class_name": "DDPMWuerstchenScheduler", "s": 0.008, "scaler": 1.0}
         write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
@@ -110,19 +137,22 @@ def randomise(network: nn.Module, seed: int) -> None:
 def tame_head(network: nn.Module) -> None:
     """Make the last layer behave as a trained one.
 
-    Pixels come near the middle of [0, 1], since what is clamped hides differences. The noise that a
-    diffusion head predicts, (x - a) / f(b), comes near x: with a divisor near zero, sampling is
-    chaos and any rounding becomes another picture.
+    Semantic latents are 42 z - 1 with z near 1. Pixels come near the middle of [0, 1], since what
+    is clamped hides differences. The noise that a diffusion head predicts, (x - a) / f(b), comes
+    near x: with a divisor near zero, sampling is chaos and any rounding becomes another picture.
     """
     last: Any
-    if isinstance(network, StageA):
+    if isinstance(network, Compressor):
+        last = network.mapper[1]
+        last.weight.mul_(100.0)
+    elif isinstance(network, StageA):
         last = network.out_block[0]
         last.weight.mul_(0.2)
         last.bias.mul_(0.2).add_(0.5)
-        return
-    last = network.clf[1] if isinstance(network, StageB) else network.get_submodule("out")[1]
-    last.weight.mul_(0.2)
-    last.bias.mul_(0.2)
+    else:
+        last = network.clf[1] if isinstance(network, StageB) else network.get_submodule("out")[1]
+        last.weight.mul_(0.2)
+        last.bias.mul_(0.2)
     if isinstance(network, StageB):
         last.bias[-last.bias.numel() // 2 :] += 3.0
 
@@ -179,7 +209,7 @@ def make_tokenizer() -> Any:
     )
 
 
-def write_json(path: Path, entries: dict[str, Any]) -> None:
+def write_json(path: Path, entries: Any) -> None:
     """Write a JSON file and the folders above it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(entries, indent=2))

@@ -1,8 +1,6 @@
 """Blends of real files of tiny networks, and the words that ask for them."""
 
 import json
-import subprocess
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,9 +10,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from wuerstchen.__main__ import main
-from wuerstchen.blending import mean, parse_blend
+from wuerstchen.blending import mean
 from wuerstchen.checkpoints import KINDS, CheckpointError, convert, describe, load_network
 from wuerstchen.files import METADATA_CONFIG
+from wuerstchen.notation import parse_blend
 from wuerstchen.placement import Placement
 
 from .test_checkpoints import TINY, component, original
@@ -254,17 +253,3 @@ def test_a_part_without_source_or_share_is_refused(text: str) -> None:
 def test_shares_that_do_not_add_up_to_1_are_refused_with_their_sum(text: str, total: str) -> None:
     with pytest.raises(ValueError, match=f"must add up to 1, got {total} in"):
         parse_blend(text)
-
-
-def test_words_of_the_command_line_are_read_without_torch() -> None:
-    program = (
-        "import sys; from wuerstchen.blending import parse_blend; print('torch' in sys.modules)"
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", program],
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parents[1],
-        check=True,
-    )
-    assert result.stdout.strip() == "False"

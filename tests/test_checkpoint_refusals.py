@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import signal
 import tarfile
@@ -25,6 +26,7 @@ from wuerstchen.checkpoints import (
     recognise,
 )
 from wuerstchen.placement import Placement
+from wuerstchen.recognise import FOREIGNERS
 from wuerstchen.stage_a import StageAConfig
 from wuerstchen.stage_b import StageBConfig
 from wuerstchen.stage_c import StageCConfig
@@ -251,7 +253,7 @@ def test_a_text_tower_that_does_not_run_here_is_still_described(tmp_path: Path) 
     assert found.config.startswith("none that runs here: hidden_act must be gelu, as published")
 
 
-FOREIGN = {
+FOREIGN = {  # by keys as a message lists them
     "prior.blocks.2.attention.processor.to_q_lora.down.weight": "a LoRA",
     "prior.blocks.2.attention.to_q.lora_A.weight": "a LoRA",
     "prior.blocks.95.attention.to_out.0.lora_B.weight": "a LoRA",
@@ -263,13 +265,26 @@ FOREIGN = {
     "lora_unet_blocks_2_attention_to_q.lora_down.weight": "a LoRA",
     "lora_unet_down_blocks_0_attentions_0.lora_down.weight": "a kohya LoRA for Stable Diffusion",
     "lora_te1_text_model_encoder_layers_0.alpha": "a LoRA",
+    "lycoris_blocks_2_attention_to_q.hada_w1_a": "a LoRA",
+    "lycoris_blocks_2_attention_to_q.lokr_w1": "a LoRA",
     "clip_txt_mapper.weight": "the prior of Stable Cascade",
     "model.diffusion_model.clip_img_mapper.bias": "the prior of Stable Cascade",
     "effnet_mapper.0.weight": "the decoder of Stable Cascade",
+    "pixels_mapper.0.weight": "the decoder of Stable Cascade",
+    "decoder.clip_txt_pooled_mapper.weight": "the decoder of Stable Cascade",
     "byt5_mapper.weight": "Stage B of Würstchen v1",
+    "in_mapper.0.weight": "Stage B of Würstchen v1",
     "model.diffusion_model.input_blocks.0.0.weight": "a Stable Diffusion checkpoint",
     "first_stage_model.encoder.conv_in.weight": "a Stable Diffusion checkpoint",
+    "cond_stage_model.transformer.weight": "a Stable Diffusion checkpoint",
+    "conditioner.embedders.0.weight": "a Stable Diffusion checkpoint",
     "down_blocks.0.attentions.0.norm.weight": "a network of Stable Diffusion",
+    "down_blocks.0.resnets.0.norm1.weight": "a network of Stable Diffusion",
+    "encoder.conv_in.weight": "a network of Stable Diffusion",
+    "decoder.conv_in.weight, encoder.conv_out.weight": "a network of Stable Diffusion",
+    "text_model.final_layer_norm.bias, visual_projection.weight": "a CLIP model with more than its "
+    "text tower",
+    "transformer.resblocks.0.ln_1.weight": "a CLIP text tower in OpenCLIP's layout",
     "token_embedding.weight": "a CLIP text tower in OpenCLIP's layout",
     "something.else": "not a network known here",
 }
@@ -277,11 +292,16 @@ FOREIGN = {
 
 @pytest.mark.parametrize("key", FOREIGN)
 def test_foreign_network_is_named(tmp_path: Path, key: str) -> None:
-    save_file({key: torch.ones(1)}, tmp_path / "a.safetensors")
+    save_file({name: torch.ones(1) for name in key.split(", ")}, tmp_path / "a.safetensors")
     text = refused(tmp_path / "a.safetensors")
     assert f"expected Stage C (the prior), this is {FOREIGN[key]}" in text
     assert f"(no projection.weight but {key})" in text
     assert describe(tmp_path / "a.safetensors")[0].kind is None
+
+
+@pytest.mark.parametrize("pattern", FOREIGNERS)
+def test_every_pattern_of_foreign_keys_is_the_first_to_fit_one_of_these(pattern: str) -> None:
+    assert pattern in [next((p for p in FOREIGNERS if re.match(p, key)), "") for key in FOREIGN]
 
 
 def test_v1_prior_and_cascade_compressor_are_told_by_shapes() -> None:

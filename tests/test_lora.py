@@ -1,8 +1,6 @@
 """LoRA files in every way of naming, merged into real tiny networks and taken out; the refusals."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -15,9 +13,10 @@ from torch import Tensor, nn
 
 from wuerstchen import CheckpointError, Settings, Wuerstchen, generators
 from wuerstchen.checkpoints import load_network
-from wuerstchen.lora import Loras, parse_lora
+from wuerstchen.lora import Loras
 from wuerstchen.lora_files import load_lora
 from wuerstchen.lora_names import PRIOR, TEXT, Target
+from wuerstchen.notation import parse_lora
 from wuerstchen.placement import Placement, place
 from wuerstchen.stage_c import StageC, StageCConfig
 
@@ -717,18 +716,6 @@ def test_only_a_number_behind_the_last_colon_is_a_strength(
 def test_a_lora_without_a_source_or_a_finite_strength_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"must be SOURCE or SOURCE:STRENGTH, .*, got"):
         parse_lora(text)
-
-
-def test_words_of_the_command_line_are_read_without_torch() -> None:
-    program = "import sys; from wuerstchen.lora import parse_lora; print('torch' in sys.modules)"
-    result = subprocess.run(
-        [sys.executable, "-c", program],
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parents[1],
-        check=True,
-    )
-    assert result.stdout.strip() == "False"
 
 
 @pytest.mark.peer

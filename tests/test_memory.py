@@ -44,6 +44,7 @@ class Meter(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.live: dict[int, tuple[StorageWeakRef, int]] = {}
+        self.most = 0  # bytes of all in `live`, of which some may be gone
         self.peak = 0
 
     def __torch_dispatch__(self, call: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -53,11 +54,18 @@ class Meter(TorchDispatchMode):
         made = call(*args, **kwargs)
         for tensor in tree_leaves(made):
             if isinstance(tensor, Tensor) and tensor.device == DEVICE:
-                storage = tensor.untyped_storage()
-                self.live[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
-        self.live = {key: one for key, one in self.live.items() if not one[0].expired()}
-        self.peak = max(self.peak, sum(size for _, size in self.live.values()))
+                self.note(tensor.untyped_storage())
+        if self.most > self.peak:
+            self.live = {key: one for key, one in self.live.items() if not one[0].expired()}
+            self.most = sum(size for _, size in self.live.values())
+            self.peak = max(self.peak, self.most)
         return made
+
+    def note(self, storage: torch.UntypedStorage) -> None:
+        """Count the storage of a tensor, once however many tensors share it."""
+        _, known = self.live.get(storage._cdata, (None, 0))
+        self.live[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
+        self.most += storage.nbytes() - known
 
 
 def on_the_cpu(kind: Any, placement: Placement) -> nn.Module:

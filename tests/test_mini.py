@@ -1,6 +1,7 @@
 """The bundled model: small, complete, obedient, and the same picture in diffusers."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -22,6 +23,7 @@ from wuerstchen.training.measure import measure
 from .peers import paint_with, pipelines
 
 PROMPT = "a large red circle on a blue background"
+NOWHERE = "http://127.0.0.1:9"  # nothing answers there
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +83,8 @@ def test_the_command_line_writes_the_example_offline_in_15_seconds(tmp_path: Pat
     out = tmp_path / "circle.png"
     started = time.perf_counter()
     command = [sys.executable, "-m", "wuerstchen", PROMPT, "--device", "cpu", "--output", str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    offline = {"HF_HUB_OFFLINE": "1", "HTTP_PROXY": NOWHERE, "HTTPS_PROXY": NOWHERE}
+    done = subprocess.run(command, env=os.environ | offline, capture_output=True, text=True)
     seconds = time.perf_counter() - started
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(out)

@@ -60,13 +60,6 @@ def test_execute_is_short(node: ast.ClassDef) -> None:
     assert body[-1].end_lineno - body[1].lineno < LONGEST_EXECUTE
 
 
-@pytest.mark.parametrize("node", node_classes(), ids=lambda node: node.name)
-def test_every_node_input_and_output_is_explained(node: ast.ClassDef) -> None:
-    assert "description" in keywords(calls(node, "io.Schema")[0])
-    ends = [*calls(node, ".Input"), *calls(node, ".Output")]
-    assert all("tooltip" in keywords(end) for end in ends)
-
-
 @pytest.mark.parametrize("file", NODES, ids=lambda file: file.name)
 def test_only_the_adapter_touches_the_models_of_the_host(file: Path) -> None:
     tree = list(ast.walk(parse(file)))

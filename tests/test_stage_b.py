@@ -185,20 +185,6 @@ def test_a_layer_may_say_how_its_weights_are_fetched() -> None:
         assert torch.equal(fetched(plain, torch.empty(0))[1], plain.bias)
 
 
-def test_a_window_takes_its_part_of_the_whole_effnet() -> None:
-    network = make(THREE, make_weights(THREE))
-    _, _, text, effnet = make_inputs(THREE, 2, 32, 48)
-    whole = network.prepare(text, effnet, (32, 48))
-    part = network.prepare(text, effnet, (32, 48), (16, 24, 8, 24))
-    for level, scale in ((1, 4), (2, 8)):
-        wide, narrow = whole.down[level][1], part.down[level][1]
-        rows, columns, top, left = (side // scale for side in (16, 24, 8, 24))
-        expected = wide.features[:, top : top + rows, left : left + columns]
-        assert torch.equal(narrow.features, expected)
-    with pytest.raises(ValueError, match="and of it the window"):
-        network.prepare(text, effnet, (32, 48), (16, 24, 8, 20))
-
-
 def test_a_row_of_a_stage_b_batch_is_the_single_run() -> None:
     network = make(THREE, make_weights(THREE))
     inputs = make_inputs(THREE, 3, 32, 48)

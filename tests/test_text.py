@@ -221,17 +221,6 @@ def test_stages_take_features_from_elsewhere_of_any_length(tiny: Path, model: Wu
     assert min(gaps) > 0.05
 
 
-def test_features_from_elsewhere_paint_what_the_prompt_paints(
-    tiny: Path, model: Wuerstchen
-) -> None:
-    ours = model.prior_text.encode(["a red circle"])
-    theirs = by_transformers(tiny / "wuerstchen-prior", ["a red circle"])
-    one, other = (
-        model.sample_semantic(text, generators([1]), (128, 128), steps=3) for text in (ours, theirs)
-    )
-    assert error(one, other) < 1e-4
-
-
 def test_a_chunk_that_a_prompt_does_not_need_would_change_its_picture(model: Wuerstchen) -> None:
     text, empty = (model.prior_text.encode([prompt]) for prompt in ("a red circle", ""))
     padded = torch.cat([text, empty], dim=1)

@@ -33,79 +33,57 @@ Names are imported when they are first used, so that importing the package costs
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from .canvas import to_images
-    from .checkpoints import CheckpointError, load_network
-    from .compressor import Compressor, CompressorConfig
-    from .interpolation import between, slerp
-    from .pipeline import Wuerstchen
-    from .placement import Placement, place
-    from .sampling import generators
-    from .settings import Settings, cells
-    from .stage_a import StageA, StageAConfig
-    from .stage_b import StageB, StageBConfig
-    from .stage_c import StageC, StageCConfig
-    from .stages import Texts
-    from .text import TextTower
-    from .text_encoder import TextEncoder, TextEncoderConfig
-    from .towers import load_text_tower
-
 __version__ = "0.1.0"
 
-__all__ = [
-    "CheckpointError",
-    "Compressor",
-    "CompressorConfig",
-    "Placement",
-    "Settings",
-    "StageA",
-    "StageAConfig",
-    "StageB",
-    "StageBConfig",
-    "StageC",
-    "StageCConfig",
-    "TextEncoder",
-    "TextEncoderConfig",
-    "TextTower",
-    "Texts",
-    "Wuerstchen",
-    "between",
-    "cells",
-    "generators",
-    "load_network",
-    "load_text_tower",
-    "place",
-    "slerp",
-    "to_images",
-]
-
-ROOMS = {
-    "canvas": ("to_images",),
-    "checkpoints": ("CheckpointError", "load_network"),
-    "compressor": ("Compressor", "CompressorConfig"),
-    "interpolation": ("between", "slerp"),
-    "pipeline": ("Wuerstchen",),
-    "placement": ("Placement", "place"),
-    "sampling": ("generators",),
-    "settings": ("Settings", "cells"),
-    "stage_a": ("StageA", "StageAConfig"),
-    "stage_b": ("StageB", "StageBConfig"),
-    "stage_c": ("StageC", "StageCConfig"),
-    "stages": ("Texts",),
-    "text": ("TextTower",),
-    "text_encoder": ("TextEncoder", "TextEncoderConfig"),
-    "towers": ("load_text_tower",),
-}
-
-
-if not TYPE_CHECKING:  # type checkers know all names from above
+if TYPE_CHECKING:
+    from .canvas import to_images as to_images
+    from .checkpoints import CheckpointError as CheckpointError, load_network as load_network
+    from .compressor import Compressor as Compressor, CompressorConfig as CompressorConfig
+    from .interpolation import between as between, slerp as slerp
+    from .pipeline import Wuerstchen as Wuerstchen
+    from .placement import Placement as Placement, place as place
+    from .sampling import generators as generators
+    from .settings import Settings as Settings, cells as cells
+    from .stage_a import StageA as StageA, StageAConfig as StageAConfig
+    from .stage_b import StageB as StageB, StageBConfig as StageBConfig
+    from .stage_c import StageC as StageC, StageCConfig as StageCConfig
+    from .stages import Texts as Texts
+    from .text import TextTower as TextTower
+    from .text_encoder import TextEncoder as TextEncoder, TextEncoderConfig as TextEncoderConfig
+    from .towers import load_text_tower as load_text_tower
+else:
+    ROOMS = {
+        "to_images": "canvas",
+        "CheckpointError": "checkpoints",
+        "load_network": "checkpoints",
+        "Compressor": "compressor",
+        "CompressorConfig": "compressor",
+        "between": "interpolation",
+        "slerp": "interpolation",
+        "Wuerstchen": "pipeline",
+        "Placement": "placement",
+        "place": "placement",
+        "generators": "sampling",
+        "Settings": "settings",
+        "cells": "settings",
+        "StageA": "stage_a",
+        "StageAConfig": "stage_a",
+        "StageB": "stage_b",
+        "StageBConfig": "stage_b",
+        "StageC": "stage_c",
+        "StageCConfig": "stage_c",
+        "Texts": "stages",
+        "TextTower": "text",
+        "TextEncoder": "text_encoder",
+        "TextEncoderConfig": "text_encoder",
+        "load_text_tower": "towers",
+    }
+    __all__ = list(ROOMS)
 
     def __getattr__(name: str) -> Any:
-        for room, names in ROOMS.items():
-            if name in names:
-                return getattr(import_module(f".{room}", __name__), name)
+        if name in ROOMS:
+            return getattr(import_module(f".{ROOMS[name]}", __name__), name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
-
-def __dir__() -> list[str]:
-    return [*globals(), *__all__]
+    def __dir__() -> list[str]:
+        return [*globals(), *__all__]

@@ -121,7 +121,7 @@ def warnings_in_one_line() -> Iterator[None]:
     """Show warnings on stderr in one line each, for the length of a run."""
 
     def show(message: Warning | str, *where: Any, **how: Any) -> None:
-        print(f"wuerstchen: warning: {message}", file=sys.stderr)
+        print(f"wuerstchen: warning: {' '.join(str(message).split())}", file=sys.stderr)
 
     with warnings.catch_warnings():
         warnings.showwarning = show

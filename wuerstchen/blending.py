@@ -4,52 +4,19 @@
 
 The published default prior is such a blend: half the base model, half the one that was tuned for
 looks. Shares add up to 1; a negative one leads away from a checkpoint (`a*1.5+b*-0.5`).
-
-PyTorch is imported with the first tensor, so that words of the command line cost nothing.
 """
 
-import os
-import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
+import torch
+from torch import Tensor
 
-TOLERANCE = 1e-3
-SHARE = re.compile(r"\*\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(?:\+(?=\s*\S)|$)")
-
-
-def parse_blend(source: str | Path) -> list[tuple[str, float]] | None:
-    """Return the sources and shares of "SOURCE*SHARE+SOURCE*SHARE", None if it is no blend.
-
-    No blend is a `Path`, what exists under its name, and a text without any `*SHARE`.
-
-    Raises:
-        ValueError: if a part lacks its source or share, or the shares do not add up to 1.
-    """
-    if not isinstance(source, str) or os.path.exists(os.path.expanduser(source)):
-        return None
-    *parts, rest = SHARE.split(source)
-    if not parts:
-        return None
-    sources, shares = [part.strip() for part in parts[::2]], [float(part) for part in parts[1::2]]
-    if rest.strip() or not all(sources):
-        raise ValueError(
-            "a blend must be SOURCE*SHARE+SOURCE*SHARE, such as a.safetensors*0.5+"
-            f"b.safetensors*0.5, got {source!r}"
-        )
-    total = sum(shares)
-    if not abs(total - 1) < TOLERANCE + 1e-9:
-        raise ValueError(f"the shares of a blend must add up to 1, got {total:g} in {source!r}")
-    return list(zip(sources, shares, strict=True))
+from .files import CheckpointError
 
 
 def blended(
-    parts: "Sequence[tuple[str, Mapping[str, Tensor], float]]", dtype: "torch.dtype | None" = None
-) -> "dict[str, Tensor]":
+    parts: Sequence[tuple[str, Mapping[str, Tensor], float]], dtype: torch.dtype | None = None
+) -> dict[str, Tensor]:
     """Return the weighted mean of state dicts.
 
     It is formed in float32 and cast once, one tensor at a time: in memory is the result, and what
@@ -73,7 +40,7 @@ def blended(
     }
 
 
-def mean(terms: "Sequence[tuple[Tensor, float]]") -> "Tensor":
+def mean(terms: Sequence[tuple[Tensor, float]]) -> Tensor:
     """Return the weighted mean in float32 of tensors of one shape; of two it is `torch.lerp`'s.
 
     One after the other is mixed in with its part of the shares so far. Shares below 0 come last, so
@@ -88,15 +55,13 @@ def mean(terms: "Sequence[tuple[Tensor, float]]") -> "Tensor":
 
 
 def check_alike(
-    place: str, tensors: "Mapping[str, Tensor]", other: str, others: "Mapping[str, Tensor]"
+    place: str, tensors: Mapping[str, Tensor], other: str, others: Mapping[str, Tensor]
 ) -> None:
     """Refuse two state dicts that cannot be blended.
 
     Raises:
         CheckpointError: with the first tensor that differs, and both files.
     """
-    from .files import CheckpointError
-
     for key in {**tensors, **others}:
         ours, theirs = sort_of(tensors.get(key)), sort_of(others.get(key))
         if ours != theirs:
@@ -106,7 +71,7 @@ def check_alike(
             )
 
 
-def sort_of(tensor: "Tensor | None") -> str:
+def sort_of(tensor: Tensor | None) -> str:
     """Return in words what two tensors must have in common to be blended."""
     if tensor is None:
         return "missing"

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from . import files
-from .blending import blended, parse_blend
+from .blending import blended
 from .files import CheckpointError, Weights, first_line
+from .notation import parse_blend
 from .placement import Placement
 from .recognise import (
     KINDS,

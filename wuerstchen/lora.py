@@ -3,22 +3,17 @@
 For some layers a LoRA (Hu et al. 2021, arXiv:2106.09685, section 4.1) holds two thin matrices. The
 layer's weight W becomes W + strength · alpha / rank · up · down; a file without alpha means
 alpha = rank. `lora_files` reads them, `lora_names` knows how files name the layers.
-
-PyTorch is imported when a file is read, so that words of the command line cost nothing.
 """
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from torch import Tensor, nn
+
+from .lora_files import Lora, Update, load_lora
 from .lora_names import PRIOR, TEXT, Target
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from .lora_files import Lora, Update
 
 
 class Loras:
@@ -30,12 +25,12 @@ class Loras:
     runs, not during one.
     """
 
-    def __init__(self, stage_c: "nn.Module", text_tower: "nn.Module | None" = None) -> None:
+    def __init__(self, stage_c: nn.Module, text_tower: nn.Module | None = None) -> None:
         self.networks = {PRIOR: stage_c, TEXT: text_tower}
         self.added: list[tuple[Lora, float]] = []
         self._originals: dict[Target, Any] = {}
 
-    def add(self, source: str | Path, strength: float = 1.0) -> "Lora":
+    def add(self, source: str | Path, strength: float = 1.0) -> Lora:
         """Merge one more LoRA, wholly or, if it is refused, not at all; return it.
 
         A weight is its original plus the updates of all LoRAs, summed in float32 in the order of
@@ -49,8 +44,6 @@ class Loras:
             CheckpointError: as for `load_lora`.
             ValueError: if the strength is not finite, or too great for the weights' precision.
         """
-        from .lora_files import load_lora
-
         if not math.isfinite(strength):
             raise ValueError(f"strength must be a finite number, got {strength}")
         lora = load_lora(source, self.networks[PRIOR], self.networks[TEXT])
@@ -80,46 +73,23 @@ class Loras:
         network: Any = self.networks[target.part]
         return network.get_submodule(target.layer)
 
-    def _put(self, weights: "Mapping[Target, nn.Parameter]") -> None:
+    def _put(self, weights: Mapping[Target, nn.Parameter]) -> None:
         for target, weight in weights.items():
             self._layer(target).weight = weight
 
 
-def parse_lora(text: str) -> tuple[str, float]:
-    """Return source and strength of "SOURCE" or "SOURCE:STRENGTH"; without a strength it is 1.
-
-    Only what is a number is a strength: "C:\\x.safetensors" and "a:b" are sources.
-
-    Raises:
-        ValueError: if there is no source or the strength is not finite.
-    """
-    source, colon, last = text.rpartition(":")
-    if not colon or not re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", last):
-        source, last = text, "1"
-    strength = float(last)
-    if not source.strip() or not math.isfinite(strength):
-        raise ValueError(
-            f"a LoRA must be SOURCE or SOURCE:STRENGTH, such as a.safetensors:0.8, got {text!r}"
-        )
-    return source, strength
-
-
-def updates_of(
-    target: Target, added: "Sequence[tuple[Lora, float]]"
-) -> "list[tuple[Update, float]]":
+def updates_of(target: Target, added: Sequence[tuple[Lora, float]]) -> list[tuple[Update, float]]:
     """Return the updates of one layer with their strengths, without those of strength 0."""
     return [(lora.updates[target], s) for lora, s in added if s and target in lora.updates]
 
 
 def merged(
-    layer: Any, weight: "nn.Parameter", updates: "Sequence[tuple[Update, float]]"
-) -> "nn.Parameter":
+    layer: Any, weight: nn.Parameter, updates: Sequence[tuple[Update, float]]
+) -> nn.Parameter:
     """Return `weight`, the original of `layer`, plus the updates; itself without any.
 
     It has the same device and dtype; of a quantized one, the dtype of the bias.
     """
-    from torch import nn
-
     if not updates:
         return weight
     exact, dtype = weight.detach().float(), weight.dtype
@@ -129,7 +99,7 @@ def merged(
     return nn.Parameter(summed.to(dtype), weight.requires_grad)
 
 
-def delta(update: "Update", like: "Tensor") -> "Tensor":
+def delta(update: Update, like: Tensor) -> Tensor:
     """Return an update in float32, on the device and in the shape of `like`."""
     up, down = (part.to(like.device).float().flatten(1) for part in (update.up, update.down))
     return (update.scale * (up @ down)).view(like.shape)

@@ -7,14 +7,16 @@ An option counts as it is given; what is not given comes from --preset, then fro
 import argparse
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
 from . import __version__
 from .pictures import facts_of
-from .settings import PRESETS, SAMPLERS, Settings, check_choice, number, sides, whole
+from .settings import PRESETS, READERS, SAMPLERS, Settings, check_choice, whole
 
 LISTS = ("wanted", "image", "lora")  # what is given takes the place of all that was
+NOTHING = (None, "", (0, 0, 0, 0))  # defaults that need no word
 
 EXAMPLES = """\
 examples:
@@ -160,19 +162,15 @@ def add_prompt_options(group: Any) -> None:
         metavar="FILE",
         type=local,
         help="paint the prompts of a .txt file (one a line), or a .csv or .jsonl file (a column "
-        "or entry prompt, others named as the settings in a picture's file) into the folder "
+        "or entry prompt, others named as in Settings: guidance is --cfg) into the folder "
         "--output; run again, it goes on where it was interrupted",
     )
-    group.add_argument(
-        "--negative", metavar="TEXT", default="", help="what the picture should not show"
-    )
-    group.add_argument(
-        "--weighting",
-        metavar="SYNTAX",
-        default=Settings.weighting,
-        help="how prompts weigh words: comfy, as in (word:1.3) and [word] (the default); compel, as "
+    settings = {
+        "--negative TEXT": "what the picture should not show",
+        "--weighting SYNTAX": "how prompts weigh words: comfy, as in (word:1.3) and [word]; compel, as "
         "in word++ and (two words)1.2; none",
-    )
+    }
+    add_settings(group, settings)
     group.add_argument(
         "--interpolate",
         metavar="N",
@@ -184,44 +182,25 @@ def add_prompt_options(group: Any) -> None:
         dest="repeat",
         metavar="PICTURE",
         type=local,
-        help="repeat a picture that this command made, with whatever else is given changed",
+        help="repeat a picture from the settings in its file; options you give override them",
     )
 
 
 def add_picture_options(group: Any) -> None:
     """Add how many pictures, how large, and which."""
-    side = "pixels, at least 128; default: the model's native size, or that of --image"
-    group.add_argument("--width", metavar="N", type=said(whole), help=side)
-    group.add_argument("--height", metavar="N", type=said(whole), help=side)
-    group.add_argument(
-        "--batch",
-        metavar="N",
-        type=said(whole),
-        default=Settings.batch,
-        help="pictures per prompt; picture i (from 0) is the one of seed + i; with --interpolate "
-        "how many are painted at once (default: 1)",
-    )
-    group.add_argument(
-        "--seed",
-        metavar="N",
-        type=said(whole),
-        default=Settings.seed,
-        help="of the first picture (default: 0)",
-    )
-    group.add_argument(
-        "--decoder-seed",
-        metavar="N",
-        type=said(whole),
-        help="a seed of its own for Stage B: other details of the same composition "
+    side = "pixels, at least 128 (default: the model's size, or that of --image)"
+    settings = {
+        "--width N": side,
+        "--height N": side,
+        "--batch N": "pictures per prompt; picture i (from 0) is the one of seed + i; with "
+        "--interpolate how many are painted at once",
+        "--seed N": "of the first picture",
+        "--decoder-seed N": "a seed of its own for Stage B: other details of the same composition "
         "(default: Stage B goes on with Stage C's generator)",
-    )
-    group.add_argument(
-        "--tile",
-        metavar="N",
-        type=said(whole),
-        help="side in pixels of what Stages B and A do at once: less memory for large pictures "
-        "(default: all at once)",
-    )
+        "--tile N": "side in pixels, at least 256, of what Stages B and A do at once: less memory for large "
+        "pictures (default: all at once)",
+    }
+    add_settings(group, settings)
 
 
 def add_image_options(group: Any) -> None:
@@ -233,32 +212,14 @@ def add_image_options(group: Any) -> None:
         default=[],
         help="paint over this picture; with --interpolate one per stop",
     )
-    group.add_argument(
-        "--strength",
-        metavar="X",
-        type=said(number),
-        help="how much is painted anew: 1 is all, 0 only decodes the picture's semantic latent "
-        "(default: 0.7; with --mask or --outpaint 1)",
-    )
-    group.add_argument(
-        "--mask",
-        metavar="PICTURE",
-        help="white where --image is painted anew, black where it stays; of its size",
-    )
-    group.add_argument(
-        "--outpaint",
-        metavar="L,T,R,B",
-        type=said(sides),
-        default=Settings.outpaint,
-        help="pixels to add to --image left, above, right and below",
-    )
-    group.add_argument(
-        "--feather",
-        metavar="N",
-        type=said(whole),
-        default=Settings.feather,
-        help="width in pixels of the soft edge inside the mask (default: 16)",
-    )
+    settings = {
+        "--strength X": "how much is painted anew: 1 is all, 0 only decodes the picture's semantic "
+        "latent (default: 0.7; with --mask or --outpaint 1)",
+        "--mask PICTURE": "white where --image is painted anew, black where it stays; of its size",
+        "--outpaint L,T,R,B": "pixels to add to --image left, above, right and below",
+        "--feather N": "width in pixels of the soft edge inside the mask",
+    }
+    add_settings(group, settings)
 
 
 def add_quality_options(group: Any) -> None:
@@ -268,62 +229,47 @@ def add_quality_options(group: Any) -> None:
         metavar="NAME",
         help="samplers and steps at once: fast, balanced or best; options you give override it",
     )
-    group.add_argument(
-        "--steps",
-        metavar="N",
-        type=said(whole),
-        help="of Stage C, evenly spaced (default: the published list of 29)",
-    )
-    group.add_argument(
-        "--sampler",
-        metavar="NAME",
-        default=Settings.sampler,
-        help=f"of Stage C: {', '.join(SAMPLERS)} (default: ddpm)",
-    )
-    group.add_argument(
-        "--decoder-steps",
-        metavar="N",
-        type=said(whole),
-        default=Settings.decoder_steps,
-        help="of Stage B (default: 12)",
-    )
-    group.add_argument(
-        "--decoder-sampler",
-        metavar="NAME",
-        default=Settings.decoder_sampler,
-        help="of Stage B, as --sampler (default: ddpm)",
-    )
+    settings = {
+        "--steps N": "of Stage C, evenly spaced (default: the published list of 29)",
+        "--sampler NAME": f"of Stage C: {', '.join(SAMPLERS)}",
+        "--decoder-steps N": "of Stage B",
+        "--decoder-sampler NAME": "of Stage B, as --sampler",
+    }
+    add_settings(group, settings)
 
 
 def add_guidance_options(group: Any) -> None:
     """Add how strongly the prompt binds."""
-    rows = {
-        "--cfg": (
-            "guidance",
-            "X",
-            "guidance scale of Stage C; 1 or less turns it off (default: 4.0)",
-        ),
-        "--cfg-rescale": (
-            "guidance_rescale",
-            "X",
-            "from 0 to 1: how far contrast is brought back to that without guidance (default: 0)",
-        ),
-        "--cfg-start": (
-            "guidance_start",
-            "T",
-            "time (1 = noise, 0 = picture) from which Stage C is guided (default: 1)",
-        ),
-        "--cfg-end": (
-            "guidance_end",
-            "T",
-            "time at which guidance ends; steps without it take half as long (default: 0)",
-        ),
-        "--decoder-cfg": ("decoder_guidance", "X", "of Stage B (default: 0.0, none)"),
+    settings = {
+        "--cfg X": "guidance scale of Stage C; 1 or less turns it off",
+        "--cfg-rescale X": "from 0 to 1: how far contrast is brought back to that without guidance",
+        "--cfg-start T": "time (1 = noise, 0 = picture) from which Stage C is guided",
+        "--cfg-end T": "time at which guidance ends; steps without it take half as long",
+        "--decoder-cfg X": "of Stage B, as --cfg",
     }
-    for flag, (name, metavar, about) in rows.items():
-        default = getattr(Settings, name)
+    add_settings(group, settings)
+
+
+def add_settings(group: Any, settings: dict[str, str]) -> None:
+    """Add options that are settings: how to read them and their defaults is known from `Settings`.
+
+    Args:
+        group: where they stand in the help.
+        settings: what each is for, by the option and a name for its value; the default is added,
+            where there is one.
+    """
+    kinds = {field.name: field.type for field in fields(Settings)}
+    for words, about in settings.items():
+        flag, metavar = words.split()
+        name = flag[2:].replace("-", "_").replace("cfg", "guidance")
+        read, default = READERS.get(kinds[name]), getattr(Settings, name)
         group.add_argument(
-            flag, dest=name, metavar=metavar, type=said(number), default=default, help=about
+            flag,
+            dest=name,
+            metavar=metavar,
+            type=read and said(read),
+            default=default,
+            help=about if default in NOTHING else f"{about} (default: {default})",
         )
 
 

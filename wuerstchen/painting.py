@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import __version__
-from .blending import parse_blend
-from .lora import parse_lora
+from .notation import parse_blend, parse_lora
 from .pictures import SOURCES, check_output, contact_sheet, save
 from .prompt_files import Job, manifest, read_jobs, write_manifest
 from .settings import Settings, check_text

@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
-from .blending import parse_blend
 from .files import JOINED, CheckpointError, component_file, is_pipeline, parsed, resolve
+from .notation import parse_blend
 
 NATIVE_SIZE = 1024
 MINI = Path(__file__).parent / "mini"

@@ -10,7 +10,7 @@ Shapes: N batch, H W cells of the VQ latent (4 times smaller than the picture), 
 
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -70,8 +70,7 @@ class StageBConfig:
         return int(self.patch_size * 2 ** (len(self.c_hidden) - 1))
 
 
-@dataclass(frozen=True)
-class StageBConstants:
+class StageBConstants(NamedTuple):
     """What a run needs once: one entry per block of each level, None where nothing is constant."""
 
     down: list[LevelConstants]
@@ -145,30 +144,21 @@ class StageB(nn.Module):
                 blocks.append(AttnBlock(c, config.c_cond, config.nhead[i], ops))
         return blocks
 
-    def prepare(
-        self,
-        text: Tensor,
-        effnet: Tensor,
-        size: tuple[int, int],
-        window: tuple[int, int, int, int] | None = None,
-    ) -> StageBConstants:
+    def prepare(self, text: Tensor, effnet: Tensor, size: tuple[int, int]) -> StageBConstants:
         """Return what does not change from step to step.
 
         Args:
             text: features of the prompt, (N, L, clip_embd); its dtype is the one the network runs in.
             effnet: raw semantic latent 42 z - 1, (N, effnet_embd, h, w).
             size: rows and columns H, W of the VQ latent.
-            window: what the run is for, if not all of it: rows, columns, first row, first column.
 
         Raises:
-            ValueError: if H or W, or a number of the window, is not a multiple of the config's
-                `granularity`.
+            ValueError: if H or W is not a multiple of the config's `granularity`.
         """
         multiple = self.config.granularity
-        if any(side % multiple for side in (*size, *(window or ()))):
+        if any(side % multiple for side in size):
             raise ValueError(
                 f"rows and columns of the VQ latent must be multiples of {multiple}, got {size}"
-                + (f" and of it the window {window}" if window else "")
             )
         mapped = self.clip_mapper(text)
         mapped = F.layer_norm(mapped, mapped.shape[-1:], eps=1e-6)
@@ -181,9 +171,6 @@ class StageB(nn.Module):
             features = None
             if mapper is not None:
                 resized = resize_effnet(effnet, (size[0] // scale, size[1] // scale))
-                if window is not None:
-                    rows, columns, top, left = (side // scale for side in window)
-                    resized = resized[:, top : top + rows, left : left + columns]
                 features = resized.to(text.dtype)
             constants.append([prepare_block(block, mapped, features, mapper) for block in level])
         return StageBConstants(constants[:levels], constants[levels:], text.dtype)

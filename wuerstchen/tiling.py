@@ -13,7 +13,6 @@ Shapes: N batch, H W cells of the VQ latent (four pixels each), c channels.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import lru_cache
 from itertools import product
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -148,8 +147,8 @@ def bell(length: int) -> Tensor:
 def cut(constants: Constants, size: tuple[int, int], window: Window) -> Constants:
     """Return Stage B's constants for a window, cut out of those for the whole.
 
-    They are what `StageB.prepare` gives for the window, but take no memory: all windows share the
-    text's keys and values, the folded weights and the resized semantic latent.
+    They take no memory: all windows share the text's keys and values, the folded weights and the
+    resized semantic latent.
 
     Args:
         constants: `StageBConstants` for a whole latent.
@@ -161,7 +160,7 @@ def cut(constants: Constants, size: tuple[int, int], window: Window) -> Constant
         [[cut_one(constant, size, window) for constant in level] for level in levels]
         for levels in (whole.down, whole.up)
     )
-    part: Constants = replace(whole, down=down, up=up)
+    part: Constants = whole._replace(down=down, up=up)
     return part
 
 
@@ -174,29 +173,25 @@ def cut_one(constant: Any, size: tuple[int, int], window: Window) -> Any:
     return constant._replace(features=constant.features[:, top : top + rows, left : left + columns])
 
 
-def cover(
-    size: Sequence[int], tile: int, overlap: int | None = None, multiple: int = 1
-) -> list[Window]:
-    """Return windows that cover a latent, row by row, see `spans`.
+def cover(size: Sequence[int], tile: int, multiple: int) -> list[Window]:
+    """Return windows that cover a latent, row by row; neighbours share a quarter of the tile.
 
     Args:
         size: rows and columns H, W of the latent.
         tile: side of a window, in cells.
-        overlap: how many cells neighbours share at least; None is a quarter of the tile.
-        multiple: what H and W are multiples of, and all that a window is made of.
+        multiple: what H and W are multiples of, and so a window's sides and place.
 
     Raises:
         ValueError: if windows would be no longer than what they share.
     """
-    overlap = tile // 4 if overlap is None else overlap
-    vertical, horizontal = (spans(side, tile, overlap, multiple) for side in size)
+    vertical, horizontal = (spans(side, tile, tile // 4, multiple) for side in size)
     return [
         Window(rows, columns, top, left) for top, rows in vertical for left, columns in horizontal
     ]
 
 
-def spans(side: int, tile: int, overlap: int, multiple: int = 1) -> list[tuple[int, int]]:
-    """Return first cell and length of as few windows as cover a side of `side` cells.
+def spans(side: int, tile: int, overlap: int, multiple: int) -> list[tuple[int, int]]:
+    """Return first cell and length of as few windows as cover a side and share `overlap` cells.
 
     All have the length `tile`, rounded down to the multiple, or `side` if that is shorter. They are
     spread evenly; the last ends with the side.

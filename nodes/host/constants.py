@@ -5,11 +5,12 @@ sees the smallest area of these multiples around, in which the latent goes on as
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 
 class Frame(NamedTuple):
@@ -36,21 +37,8 @@ class Constants:
 
     def to(self, device: torch.device) -> "Constants":
         """Return them on another device, where the host shares a call with another GPU."""
-        return Constants(moved(self.prepared, device), self.frame)
-
-
-def moved(part: Any, device: torch.device) -> Any:
-    """Return a part of a network's constants on a device."""
-    if isinstance(part, Tensor):
-        return part.to(device)
-    if hasattr(part, "_fields"):
-        return type(part)(*(moved(one, device) for one in part))
-    if isinstance(part, list):
-        return [moved(one, device) for one in part]
-    if is_dataclass(part):
-        found = {field.name: moved(getattr(part, field.name), device) for field in fields(part)}
-        return type(part)(**found)
-    return part
+        there = tree_map_only(Tensor, lambda tensor: tensor.to(device), self.prepared)
+        return Constants(there, self.frame)
 
 
 def framed(call: Callable[[Tensor], Tensor], x: Tensor, frame: Frame) -> Tensor:

@@ -26,6 +26,7 @@ from ...wuerstchen.checkpoints import load_network
 from ...wuerstchen.files import METADATA_CONFIG
 from ...wuerstchen.stage_b import StageB
 from ...wuerstchen.stage_c import StageC
+from ...wuerstchen.tiling import Window, cut
 from .checks import check_area, check_channels, check_semantic, check_text
 from .constants import NO_FRAME, Constants, framed, on_grid
 from .placement import STORED, SUPPORTED, HostPlacement
@@ -220,12 +221,11 @@ class Model(comfy.model_base.BaseModel):
             constants = Constants(self.diffusion_model.prepare(text))
         else:
             semantic = torch.cat([part.repeated(part.semantic) for part in parts])
-            grid, frame = first.area, NO_FRAME
-            if grid is not None:
-                grid, frame = on_grid(grid, self.diffusion_model.config.granularity)
-            constants = Constants(
-                self.diffusion_model.prepare(text, semantic, first.sides, grid), frame
-            )
+            prepared, frame = self.diffusion_model.prepare(text, semantic, first.sides), NO_FRAME
+            if first.area is not None:
+                grid, frame = on_grid(first.area, self.diffusion_model.config.granularity)
+                prepared = cut(prepared, first.sides, Window(*grid))
+            constants = Constants(prepared, frame)
         if lasts:
             self.run[key] = constants
         return constants
