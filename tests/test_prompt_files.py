@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -172,11 +173,13 @@ def test_pictures_of_another_run_are_not_taken_for_its_own(
 def test_ctrl_c_leaves_whole_pictures_and_the_next_run_does_the_rest(tmp_path: Path) -> None:
     source = write(tmp_path, "p.txt", "a red circle\n" * 12)
     folder = tmp_path / "out"
-    words = ["--prompts", str(source), "--output", str(folder), "--steps", "8"]
-    command = [sys.executable, "-m", "wuerstchen", *words, "--decoder-steps", "4"]
-    running = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
+    words = ["--prompts", str(source), "--output", str(folder), "--width", "128"]
+    command = [sys.executable, "-m", "wuerstchen", *words, "--height", "128", "--steps", "8"]
+    heard = partial(
+        signal.signal, signal.SIGINT, signal.SIG_DFL
+    )  # in the background nobody hears it
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    running = subprocess.Popen(command, **pipes, text=True, preexec_fn=heard)
     wait = time.monotonic() + 120
     while not list(folder.glob("*.png")) and running.poll() is None and time.monotonic() < wait:
         time.sleep(0.05)
