@@ -152,6 +152,7 @@ def run(
     return {**latent, "samples": done.to(management.intermediate_device())}
 
 
+@torch.no_grad()
 def sample_ddpm(
     model: Any,
     x: Tensor,
