@@ -105,12 +105,8 @@ def difference(one: dict[str, Any], other: dict[str, Any]) -> float:
     return max(float((one[k] - other[k]).abs().max() / one[k].abs().max()) for k in one)
 
 
-def half_loaded() -> dict[str, Any]:
-    """Return the difference that half a network's memory makes, and what stayed unloaded."""
-    import comfy.model_management as management
-
-    shares: list[float] = []
-    load = management.LoadedModel.model_load
+def in_half(load: Callable[..., Any], shares: list[float]) -> Callable[..., Any]:
+    """Return a way of loading half of a model; it notes the shares that were loaded."""
 
     def load_half(self: Any, budget: float = 0, force_patch_weights: bool = False) -> Any:
         self.model.detach()
@@ -118,12 +114,22 @@ def half_loaded() -> dict[str, Any]:
         shares.append(self.model.loaded_size() / self.model.model_size())
         return loaded
 
+    return load_half
+
+
+def half_loaded() -> dict[str, Any]:
+    """Return the difference that half a network's memory makes, and what stayed unloaded."""
+    import comfy.model_management as management
+
+    shares: list[float] = []
+    load = management.LoadedModel.model_load
+
     found = {}
     for weight_dtype in ("fp32", "bf16", "fp16"):
         management.LoadedModel.model_load = load
         whole = Road(weight_dtype).travel()
         management.unload_all_models()
-        management.LoadedModel.model_load = load_half
+        management.LoadedModel.model_load = in_half(load, shares)
         found[weight_dtype] = difference(whole, Road(weight_dtype).travel())
         management.unload_all_models()
     return {"differences": found, "largest share": max(shares), "loads": len(shares)}
@@ -141,10 +147,6 @@ def merged_in_part() -> dict[str, Any]:
         data = parameter.data
         data.add_(0.3 * data.std(correction=0) * torch.randn(data.shape, generator=drawn))
 
-    def load_half(self: Any, budget: float = 0, force_patch_weights: bool = False) -> Any:
-        self.model.detach()
-        return load(self, self.model.model_size() / 2, force_patch_weights)
-
     def painted(model: Any) -> Any:
         road.prior = model
         found = road.travel()["semantic"]
@@ -157,7 +159,7 @@ def merged_in_part() -> dict[str, Any]:
     plain, alone = road.prior, painted(road.prior)
     (merged,) = ModelMergeSimple().merge(plain, other.prior, 0.5)
     whole = painted(merged)
-    management.LoadedModel.model_load = load_half
+    management.LoadedModel.model_load = in_half(load, shares=[])
     half = painted(merged)
     management.LoadedModel.model_load = load
     return {
