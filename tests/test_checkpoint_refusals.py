@@ -224,6 +224,14 @@ def test_a_torchscript_program_is_refused_unread(tmp_path: Path) -> None:
     assert "found a TorchScript program; refused, since reading it could run code" in text
 
 
+def test_an_archive_whose_list_of_entries_is_damaged_is_refused(tmp_path: Path) -> None:
+    torch.save(state(), tmp_path / "a.pt")
+    data = (tmp_path / "a.pt").read_bytes()
+    (tmp_path / "a.pt").write_bytes(data.replace(b"PK\x01\x02", bytes(4), 1))
+    text = message(load_network, tmp_path / "a.pt", "stage_c", PLACEMENT)
+    assert "found one that is damaged or cut short" in text
+
+
 def test_zeros_that_a_download_left_are_no_archive(tmp_path: Path) -> None:
     (tmp_path / "a.pt").write_bytes(bytes(2**16))
     text = message(load_network, tmp_path / "a.pt", "stage_c", PLACEMENT)
@@ -233,6 +241,14 @@ def test_zeros_that_a_download_left_are_no_archive(tmp_path: Path) -> None:
 def test_nested_json_is_refused(tmp_path: Path) -> None:
     path = prior_file(tmp_path).rename(tmp_path / "diffusion_pytorch_model.safetensors")
     (tmp_path / "config.json").write_text("[" * 200_000)
+    assert "expected a JSON object, found " in message(load_network, path, "stage_c", PLACEMENT)
+
+
+@pytest.mark.parametrize("written", [torch.randn(3, 2), torch.tensor([300, -1]), torch.tensor(7)])
+def test_sizes_among_the_tensors_that_are_no_text_are_refused(
+    tmp_path: Path, written: Tensor
+) -> None:
+    path = prior_file(tmp_path, {"wuerstchen.config": written})
     assert "expected a JSON object, found " in message(load_network, path, "stage_c", PLACEMENT)
 
 

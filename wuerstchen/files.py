@@ -236,7 +236,7 @@ def read_safetensors(path: Path) -> list[Weights]:
     if METADATA_CONFIG in metadata:
         config = parsed(metadata[METADATA_CONFIG], path)
     elif written is not None:  # a graph can write tensors alone
-        config = parsed(bytes(tensors.pop(written).tolist()), path)
+        config = parsed(bytes(tensors.pop(written).flatten().byte().tolist()), path)
     else:
         config = config_beside(path)
     inner = {key: t for key, t in tensors.items() if key.startswith(CHECKPOINT_PREFIX)}
@@ -247,13 +247,15 @@ def read_safetensors(path: Path) -> list[Weights]:
 
 def read_pickle(path: Path) -> list[Weights]:
     """Return the state dicts of a file that `torch.save` wrote."""
-    if program := program_in(path):
+    entries = archived(path)
+    if program := program_in(path, entries):
         raise CheckpointError(
             f"{path}: expected a PyTorch file with plain tensors, found {program}; refused, since "
             "reading it could run code: take a safetensors file"
         )
+    mapped = bool(entries) and all(e.compress_type == zipfile.ZIP_STORED for e in entries)
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=is_stored_as_is(path))
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # a damaged pickle can raise anything
         named = r"(GLOBAL|unsupported class|unrecognized function) (\S+)"
         if refused := re.search(named, str(error)):
@@ -262,10 +264,7 @@ def read_pickle(path: Path) -> list[Weights]:
                 "since it could run code: take a safetensors file, or have its tensors saved as "
                 "one (safetensors.torch.save_file) by someone who trusts it"
             ) from error
-        raise CheckpointError(
-            f"{path}: expected a whole PyTorch file, found one that is damaged or cut short "
-            f"({first_line(error)}); download it again"
-        ) from error
+        raise damaged(path, error) from error
     if not isinstance(loaded, Mapping):
         raise CheckpointError(f"{path}: expected named tensors, found a {type(loaded).__name__}")
     parts = {name: loaded[name] for name in PARTS if isinstance(loaded.get(name), Mapping)} or {
@@ -284,26 +283,35 @@ def read_pickle(path: Path) -> list[Weights]:
     ]
 
 
-def program_in(path: Path) -> str:
-    """Return what a file is that PyTorch before 2.6 reads without minding `weights_only`, "" if none."""
-    if zipfile.is_zipfile(path):
+def archived(path: Path) -> list[zipfile.ZipInfo]:
+    """Return the entries of a zip archive, none of any other file."""
+    if not zipfile.is_zipfile(path):
+        return []
+    try:
         with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-        return "a TorchScript program" if any(n.endswith("constants.pkl") for n in names) else ""
+            return archive.infolist()
+    except Exception as error:  # a damaged archive can raise anything, too
+        raise damaged(path, error) from error
+
+
+def damaged(path: Path, error: Exception) -> CheckpointError:
+    """Return the error for a file that breaks off or was overwritten."""
+    return CheckpointError(
+        f"{path}: expected a whole PyTorch file, found one that is damaged or cut short "
+        f"({first_line(error)}); download it again"
+    )
+
+
+def program_in(path: Path, entries: Sequence[zipfile.ZipInfo]) -> str:
+    """Return what a file is that PyTorch before 2.6 reads without minding `weights_only`, "" if none."""
+    if any(entry.filename.endswith("constants.pkl") for entry in entries):
+        return "a TorchScript program"
     try:
         with tarfile.open(path, "r:") as archive:
             has_files = archive.next() is not None
     except (tarfile.TarError, OSError):
         return ""
     return "an archive as PyTorch wrote it before 2017" if has_files else ""
-
-
-def is_stored_as_is(path: Path) -> bool:
-    """Whether a file is a zip archive whose tensors lie in it uncompressed, to be mapped."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return all(entry.compress_type == zipfile.ZIP_STORED for entry in archive.infolist())
 
 
 def config_beside(path: Path) -> dict[str, Any] | None:
