@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from wuerstchen import arithmetic, memory
 from wuerstchen.arithmetic import (
-    BAND,
     ONEDNN,
+    ROWS,
     attend,
     linear,
     norm_over_map,
@@ -285,11 +285,12 @@ def test_where_memory_is_short_nothing_is_packed(monkeypatch: pytest.MonkeyPatch
         assert not hasattr(lean[0], "packed")
 
 
-@pytest.mark.parametrize(("own", "tokens"), [(7, 1), (7, 5), (2 * BAND + 3, 90)])
+@pytest.mark.parametrize(("own", "tokens"), [(7, 1), (7, 5), (2 * ROWS + 3, 90)])
 def test_attention_on_the_cpu_is_that_of_pytorch(
     own: int, tokens: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(arithmetic, "WORTHWHILE", 0)
+    monkeypatch.setattr(arithmetic, "SCORES", 90 * ROWS)
     q, k, v = normal(2, 3, own, 8), normal(2, 3, tokens, 8) * 3, normal(2, 3, tokens, 8)
     assert error(attend(q, k, v), F.scaled_dot_product_attention(q, k, v)) < 1e-6
 
@@ -306,8 +307,11 @@ def test_attention_on_the_cpu_is_no_less_exact_in_bfloat16_than_that_of_pytorch(
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_norm_over_a_map_of_many_bands_is_that_of_pytorch(dtype: torch.dtype) -> None:
-    x = normal(2, 41, 2 * BAND // 41 + 3, 6).to(dtype)
+def test_the_norm_over_a_map_of_many_bands_is_that_of_pytorch(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arithmetic, "BAND", 6 * 1000)
+    x = normal(2, 41, 53, 6).to(dtype)
     wanted = torch.linalg.vector_norm(x.double(), dim=(1, 2), keepdim=True)
     assert norm_over_map(x).dtype == torch.float32
     assert error(norm_over_map(x), wanted) < 1e-6

@@ -10,7 +10,7 @@ gradients: where they are asked for, and on other devices, PyTorch goes its own 
 Shapes: N batch, C channels, H W rows and columns of a map, L tokens, d features of a head.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,7 +29,7 @@ ONEDNN = {  # what oneDNN multiplies well here
 }.get(torch.backends.cpu.get_cpu_capability() if HAS_ONEDNN else "", ())
 WORTHWHILE = 2**16  # scores of a head per thread
 SCORES, ROWS = 2**21, 128  # of them at once, so that they stay in a CPU's cache, and fewest queries
-BAND = 1024  # positions of a map at once, likewise
+BAND = 2**20  # numbers of a map at once, likewise
 ALL = slice(None)
 
 
@@ -121,9 +121,14 @@ def norm_over_map(x: Tensor) -> Tensor:
     if x.device.type != "cpu":
         norm: Tensor = torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True, dtype=torch.float32)
         return norm
-    bands = torch.split(x.flatten(1, 2), BAND, dim=1)
-    sums = torch.stack([band.float().square().sum(dim=1) for band in bands])
-    return sums.sum(dim=0).sqrt()[:, None, None]
+    rows = max(1, BAND // x.shape[-1])
+    sums = [sum_of_squares(torch.split(one, rows)) for one in x.flatten(1, 2)]
+    return torch.stack(sums).sqrt()[:, None, None]
+
+
+def sum_of_squares(bands: Sequence[Tensor]) -> Tensor:
+    """Return the sums of squares (C,), float32, over the rows of all `bands`, each (rows, C)."""
+    return torch.stack([band.float().square().sum(dim=0) for band in bands]).sum(dim=0)
 
 
 @contextmanager
