@@ -36,6 +36,7 @@ from tests.bench_tools import Bench, Call, Row, operations, to_meta
 from tests.peers import in_dtype, mean_error, on_meta
 from wuerstchen import StageA, StageAConfig, StageB, StageBConfig, StageC, StageCConfig
 from wuerstchen.compiling import compile_blocks
+from wuerstchen.recording import RecordedStep
 from wuerstchen.sampling import denoiser, guided, published_times
 from wuerstchen.settings import cells
 from wuerstchen.text import TextTower
@@ -79,6 +80,12 @@ def ready(bench: Bench, network: Any) -> Any:
     if "ours" in bench.compiles:
         compile_blocks(network)
     return network
+
+
+def step_of(bench: Bench, network: Any) -> Any:
+    """Return the step of a network of ours, recorded if it is compiled where that can be."""
+    records = "ours" in bench.compiles and bench.placement.can_repeat
+    return RecordedStep(network.step) if records else network.step
 
 
 def text(bench: Bench, shapes: Shapes) -> Iterator[Row]:
@@ -134,7 +141,7 @@ def stage_c(bench: Bench, shapes: Shapes) -> Iterator[Row]:
         kept = empty.prepare(long)
         row.flops["ours"] = operations(partial(empty.step, many, times, kept))
         row.flops["theirs"] = operations(partial(empty_peer, many, times, long))
-        denoise = guided(denoiser(ours.step, ours.prepare(features)), GUIDANCE)
+        denoise = guided(denoiser(step_of(bench, ours), ours.prepare(features)), GUIDANCE)
         half = x.to(bench.dtype), t.to(bench.dtype), features
         with bench.placement.running(ours):
             yield compare(
@@ -174,7 +181,7 @@ def stage_b(bench: Bench, shapes: Shapes) -> Iterator[Row]:
             yield compare(
                 bench,
                 row,
-                partial(ours.step, x, t, prepare()),
+                partial(step_of(bench, ours), x, t, prepare()),
                 partial(theirs, *half),
                 partial(fast, *half) if fast is not None else None,
             )

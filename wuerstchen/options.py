@@ -150,8 +150,8 @@ def add_model_options(group: Any) -> None:
     group.add_argument(
         "--compile",
         action="store_true",
-        help="have PyTorch compile the networks: the first picture waits for it (for CUDA; slower "
-        "on a CPU)",
+        help="for CUDA: have PyTorch compile the networks and the device repeat their steps by "
+        "itself; the first picture waits for it (slower on a CPU)",
     )
 
 

@@ -110,7 +110,8 @@ class Wuerstchen(Stages):
             offload: "none", "stage" or "layer", see `placement`.
             quantize: "none", or "int8" to keep the weights of Stages C and B in 8 bits, which changes
                 pictures a little.
-            compile: whether PyTorch compiles the networks' blocks when they first run, for CUDA.
+            compile: whether PyTorch compiles the networks' blocks when they first run, and a
+                CUDA device repeats their steps by itself (not with "layer").
             progress: whether to show a bar per stage on stderr.
 
         Raises:
@@ -137,6 +138,7 @@ class Wuerstchen(Stages):
             placement=placement,
             native_size=native_size(prior_home),
             progress=progress,
+            records=compile,
         )
         if compile:
             for network in (stages.stage_c, stages.stage_b, stages.stage_a):

@@ -57,6 +57,11 @@ class Placement:
         """The namespace of layer classes to build a network from."""
         return Streamed if self.offload == "layer" or self.quantize == "int8" else nn
 
+    @property
+    def can_repeat(self) -> bool:
+        """Whether the device can repeat a network's step by itself, with no weights to be fetched."""
+        return self.device.type == "cuda" and self.offload != "layer"
+
     def settle(self, network: Network) -> Network:
         """Return `network` in evaluation mode and this precision, where its weights rest.
 

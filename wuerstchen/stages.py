@@ -23,8 +23,10 @@ from .compressor import Compressor, prepare_pixels
 from .files import CheckpointError
 from .lora import Loras
 from .placement import Placement
+from .recording import RecordedStep
 from .samplers import SAMPLERS
 from .sampling import (
+    Denoiser,
     add_noise,
     chosen_times,
     denoiser,
@@ -69,7 +71,10 @@ class Texts(NamedTuple):
 
 @dataclass(kw_only=True, repr=False, eq=False)
 class Stages:
-    """The stages of one model; the compressor is loaded when a picture is first encoded."""
+    """The stages of one model; the compressor is loaded when a picture is first encoded.
+
+    With `records` the steps of Stages C and B are recorded, where a device can repeat them.
+    """
 
     prior_text: TextTower
     stage_c: StageC
@@ -80,6 +85,7 @@ class Stages:
     placement: Placement
     native_size: int = NATIVE_SIZE
     progress: bool = True
+    records: bool = False
 
     def __post_init__(self) -> None:
         check_fit(self)
@@ -201,12 +207,12 @@ class Stages:
         if known is not None:
             x = add_noise(known, x, torch.full((len(x),), start)) if fresh else known
         with self.placement.running(self.stage_c):
-            step, prepare = self.stage_c.step, self.stage_c.prepare
-            denoise = in_turn([denoiser(step, prepare(part)) for part in features])
+            c, prepare = self.stage_c, self.stage_c.prepare
+            denoise = in_turn([self._denoiser(c, prepare(part)) for part in features])
             if guidance > 1:
                 denoise = guided(denoise, guidance, rescale)
             if guidance > 1 and interval != (1.0, 0.0):
-                alone = denoiser(step, prepare(features[0][: len(rows)]))
+                alone = self._denoiser(c, prepare(features[0][: len(rows)]))
                 denoise = within(*interval, denoise, alone)
             if known is not None and mask is not None:
                 mask = mask.to(x)
@@ -256,17 +262,17 @@ class Stages:
         if guidance > 1:
             semantic = torch.cat([semantic, torch.zeros_like(semantic)])
         with self.placement.running(self.stage_b):
-            step, prepare = self.stage_b.step, self.stage_b.prepare
+            b = self.stage_b
             shares = zip(features, semantic.chunk(len(features)), strict=True)
-            constants = [prepare(*share, size) for share in shares]
+            constants = [b.prepare(*share, size) for share in shares]
             if tile is None:
-                denoise = in_turn([denoiser(step, one) for one in constants])
+                denoise = in_turn([self._denoiser(b, one) for one in constants])
             else:
-                windows = cover(size, tile // VQ_PIXELS, multiple=self.stage_b.config.granularity)
+                windows = cover(size, tile // VQ_PIXELS, multiple=b.config.granularity)
                 parts = [[cut(one, size, window) for one in constants] for window in windows]
                 denoise = tiled(
                     windows,
-                    [in_turn([denoiser(step, one) for one in part]) for part in parts],
+                    [in_turn([self._denoiser(b, one) for one in part]) for part in parts],
                 )
             if guidance > 1:
                 denoise = guided(denoise, guidance)
@@ -313,6 +319,11 @@ class Stages:
         ]
         together = len({part.shape[1] for part in parts}) == 1
         return [torch.cat(parts)] if together else parts
+
+    def _denoiser(self, network: StageC | StageB, constants: Any) -> Denoiser:
+        """Return the denoiser of a network with the constants of a run."""
+        records = self.records and self.placement.can_repeat
+        return denoiser(RecordedStep(network.step) if records else network.step, constants)
 
     def _diffuse(self, title: str, states: Iterator[Tensor], times: Tensor) -> Tensor:
         """Return a sampler's last latent, with a bar that counts the steps."""
