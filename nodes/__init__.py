@@ -5,7 +5,7 @@ Every wire is one of the host's own types, so that core nodes and other packs jo
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import image, load, lora, paths, prompts, stage_a, stage_b, stage_c, text
+from . import image, interpolation, load, lora, prompts, stage_a, stage_b, stage_c, text
 
 NODES: list[type[io.ComfyNode]] = [
     load.LoadPrior,
@@ -24,8 +24,8 @@ NODES: list[type[io.ComfyNode]] = [
     image.KeepPixels,
     prompts.LoadPrompts,
     prompts.TextEncodeLines,
-    paths.InterpolatePrompts,
-    paths.InterpolateLatents,
+    interpolation.InterpolatePrompts,
+    interpolation.InterpolateLatents,
 ]
 
 

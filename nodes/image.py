@@ -12,7 +12,6 @@ class StageCEncode(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Return the node's interface."""
         return io.Schema(
             node_id="WuerstchenStageCEncode",
             display_name="Würstchen Stage C Encode",
@@ -39,7 +38,6 @@ class StageCEncode(io.ComfyNode):
 
     @classmethod
     def execute(cls, image: Any, vae: Any, mask: Any = None) -> io.NodeOutput:
-        """Encode the picture."""
         return io.NodeOutput(host.encode_semantic(vae, image, mask))
 
 
@@ -48,7 +46,6 @@ class KeepPixels(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Return the node's interface."""
         return io.Schema(
             node_id="WuerstchenKeepPixels",
             display_name="Würstchen Keep Pixels",
@@ -76,5 +73,4 @@ class KeepPixels(io.ComfyNode):
 
     @classmethod
     def execute(cls, painted: Any, original: Any, mask: Any, feather: int) -> io.NodeOutput:
-        """Put both together."""
         return io.NodeOutput(host.keep_pixels(painted, original, mask, feather))

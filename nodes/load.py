@@ -66,7 +66,6 @@ class LoadPrior(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Return the node's interface."""
         return io.Schema(
             node_id="WuerstchenLoadPrior",
             display_name="Würstchen Load Prior",
@@ -97,7 +96,6 @@ class LoadPrior(io.ComfyNode):
 
     @classmethod
     def execute(cls, prior: str, text_encoder: str, weight_dtype: str) -> io.NodeOutput:
-        """Load both."""
         network = path_of(prior, "diffusion_models", MINI_PRIOR)
         tower = path_of(text_encoder, "text_encoders", MINI_PRIOR / MINI_TOWER)
         embeddings = folder_paths.get_folder_paths("embeddings")
@@ -112,7 +110,6 @@ class LoadDecoder(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Return the node's interface."""
         return io.Schema(
             node_id="WuerstchenLoadDecoder",
             display_name="Würstchen Load Decoder",
@@ -151,7 +148,6 @@ class LoadDecoder(io.ComfyNode):
     def execute(
         cls, stage_b: str, stage_a: str, text_encoder: str, weight_dtype: str
     ) -> io.NodeOutput:
-        """Load all three."""
         network = path_of(stage_b, "diffusion_models", MINI_DECODER)
         tower = path_of(text_encoder, "text_encoders", MINI_DECODER / MINI_TOWER)
         embeddings = folder_paths.get_folder_paths("embeddings")
@@ -167,7 +163,6 @@ class LoadStageA(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Return the node's interface."""
         return io.Schema(
             node_id="WuerstchenLoadStageA",
             display_name="Würstchen Load Stage A",
@@ -187,7 +182,6 @@ class LoadStageA(io.ComfyNode):
 
     @classmethod
     def execute(cls, stage_a: str, weight_dtype: str) -> io.NodeOutput:
-        """Load it."""
         return io.NodeOutput(host.autoencoder(path_of(stage_a, "vae", MINI_DECODER), weight_dtype))
 
 
@@ -196,7 +190,6 @@ class LoadCompressor(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Return the node's interface."""
         return io.Schema(
             node_id="WuerstchenLoadCompressor",
             display_name="Würstchen Load Compressor",
@@ -218,6 +211,5 @@ class LoadCompressor(io.ComfyNode):
 
     @classmethod
     def execute(cls, compressor: str, weight_dtype: str) -> io.NodeOutput:
-        """Load it."""
         path = path_of(compressor, "vae", MINI_DECODER)
         return io.NodeOutput(host.semantic_encoder(path, weight_dtype))

@@ -15,7 +15,6 @@ class LoadLora(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Return the node's interface."""
         strength = {"default": 1.0, "min": -20.0, "max": 20.0, "step": 0.01}
         return io.Schema(
             node_id="WuerstchenLoadLora",
@@ -55,6 +54,5 @@ class LoadLora(io.ComfyNode):
     def execute(
         cls, model: Any, clip: Any, lora: str, strength_model: float, strength_clip: float
     ) -> io.NodeOutput:
-        """Add it to both."""
         path = file_of(lora, FOLDER)
         return io.NodeOutput(*host.with_lora(model, clip, path, strength_model, strength_clip))

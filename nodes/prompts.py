@@ -26,7 +26,6 @@ class LoadPrompts(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Return the node's interface."""
         return io.Schema(
             node_id="WuerstchenLoadPrompts",
             display_name="Würstchen Load Prompts",
@@ -60,7 +59,6 @@ class LoadPrompts(io.ComfyNode):
 
     @classmethod
     def execute(cls, file: str) -> io.NodeOutput:
-        """Read it."""
         path = Path(folder_paths.get_annotated_filepath(file))
         jobs = [job for row in read_jobs(path, Settings()) for job in row]
         negatives, seeds = ([getattr(j.settings, n) for j in jobs] for n in ("negative", "seed"))
@@ -72,7 +70,6 @@ class TextEncodeLines(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Return the node's interface."""
         return io.Schema(
             node_id="WuerstchenTextEncodeLines",
             display_name="Würstchen Text Encode Lines",
@@ -103,5 +100,4 @@ class TextEncodeLines(io.ComfyNode):
 
     @classmethod
     def execute(cls, clip: Any, text: str) -> io.NodeOutput:
-        """Encode all of them."""
         return io.NodeOutput(*host.encode_lines(clip, text))

@@ -12,7 +12,6 @@ class StageADecode(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Return the node's interface."""
         return io.Schema(
             node_id="WuerstchenStageADecode",
             display_name="Würstchen Stage A Decode",
@@ -36,5 +35,4 @@ class StageADecode(io.ComfyNode):
 
     @classmethod
     def execute(cls, vae: Any, latent: dict[str, Any], tile_size: int) -> io.NodeOutput:
-        """Decode the latent."""
         return io.NodeOutput(host.decode(vae, latent, tile_size))

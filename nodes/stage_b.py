@@ -12,7 +12,6 @@ class StageBDecode(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Return the node's interface."""
         return io.Schema(
             node_id="WuerstchenStageBDecode",
             display_name="Würstchen Stage B Decode",
@@ -82,7 +81,6 @@ class StageBDecode(io.ComfyNode):
         negative: Any = None,
         tile_size: int = 0,
     ) -> io.NodeOutput:
-        """Sample Stage B."""
         return io.NodeOutput(
             host.sample_vq(model, latent, positive, negative, seed, steps, guidance, tile_size)
         )
@@ -93,7 +91,6 @@ class StageBConditioning(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Return the node's interface."""
         return io.Schema(
             node_id="WuerstchenStageBConditioning",
             display_name="Würstchen Stage B Conditioning",
@@ -115,5 +112,4 @@ class StageBConditioning(io.ComfyNode):
 
     @classmethod
     def execute(cls, conditioning: Any, latent: dict[str, Any]) -> io.NodeOutput:
-        """Join both."""
         return io.NodeOutput(host.with_semantic(conditioning, latent))

@@ -20,7 +20,6 @@ class EmptyLatent(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Return the node's interface."""
         side = {"min": 128, "max": LARGEST_SIDE, "step": 1}
         return io.Schema(
             node_id="WuerstchenEmptyLatent",
@@ -58,7 +57,6 @@ class EmptyLatent(io.ComfyNode):
 
     @classmethod
     def execute(cls, width: int, height: int, batch: int) -> io.NodeOutput:
-        """Make the latent."""
         return io.NodeOutput(host.empty_semantic(width, height, batch))
 
 
@@ -67,7 +65,6 @@ class StageCSampler(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Return the node's interface."""
         return io.Schema(
             node_id="WuerstchenStageCSampler",
             display_name="Würstchen Stage C Sampler",
@@ -97,13 +94,7 @@ class StageCSampler(io.ComfyNode):
                     control_after_generate=True,
                     tooltip="Another seed gives another picture of the same prompt.",
                 ),
-                io.Int.Input(
-                    "steps",
-                    default=29,
-                    min=1,
-                    max=1000,
-                    tooltip=STEPS,
-                ),
+                io.Int.Input("steps", default=29, min=1, max=1000, tooltip=STEPS),
                 io.Float.Input(
                     "guidance",
                     default=4.0,
@@ -154,7 +145,6 @@ class StageCSampler(io.ComfyNode):
         sampler: Any = None,
         sigmas: Any = None,
     ) -> io.NodeOutput:
-        """Sample Stage C."""
         if sigmas is None:
             sigmas = host.chosen_sigmas(times, steps, denoise)
         return io.NodeOutput(
@@ -167,7 +157,6 @@ class Times(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Return the node's interface."""
         return io.Schema(
             node_id="WuerstchenTimes",
             display_name="Würstchen Times",
@@ -175,13 +164,7 @@ class Times(io.ComfyNode):
             description="The times at which Stage C or Stage B is sampled, as sigmas for "
             "ComfyUI's custom samplers. Time 1 is noise, time 0 is the picture.",
             inputs=[
-                io.Int.Input(
-                    "steps",
-                    default=29,
-                    min=1,
-                    max=1000,
-                    tooltip=STEPS,
-                ),
+                io.Int.Input("steps", default=29, min=1, max=1000, tooltip=STEPS),
                 io.Combo.Input("times", options=SPACINGS, tooltip=SPACING),
                 io.Float.Input(
                     "start",
@@ -205,5 +188,4 @@ class Times(io.ComfyNode):
 
     @classmethod
     def execute(cls, steps: int, times: str, start: float, end: float) -> io.NodeOutput:
-        """List the sigmas."""
         return io.NodeOutput(host.chosen_sigmas(times, steps, start, end))

@@ -12,7 +12,6 @@ class TextEncode(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Return the node's interface."""
         return io.Schema(
             node_id="WuerstchenTextEncode",
             display_name="Würstchen Text Encode",
@@ -41,5 +40,4 @@ class TextEncode(io.ComfyNode):
 
     @classmethod
     def execute(cls, clip: Any, text: str) -> io.NodeOutput:
-        """Encode the prompt."""
         return io.NodeOutput(host.encode(clip, text))

@@ -36,9 +36,9 @@ from tests.bench_tools import Bench, Call, Row, operations, to_meta
 from tests.peers import in_dtype, mean_error, on_meta
 from wuerstchen import StageA, StageAConfig, StageB, StageBConfig, StageC, StageCConfig
 from wuerstchen.compiling import compile_blocks
-from wuerstchen.recording import RecordedStep
+from wuerstchen.cuda_graphs import CapturedStep
 from wuerstchen.sampling import denoiser, guided, published_times
-from wuerstchen.settings import cells
+from wuerstchen.sizes import cells
 from wuerstchen.text import TextTower
 from wuerstchen.text_encoder import TextEncoder, TextEncoderConfig
 
@@ -83,9 +83,9 @@ def ready(bench: Bench, network: Any) -> Any:
 
 
 def step_of(bench: Bench, network: Any) -> Any:
-    """Return the step of a network of ours, recorded if it is compiled where that can be."""
-    records = "ours" in bench.compiles and bench.placement.can_repeat
-    return RecordedStep(network.step) if records else network.step
+    """Return the step of a network of ours, captured if it is compiled and can be."""
+    captures = "ours" in bench.compiles and bench.placement.can_capture
+    return CapturedStep(network.step) if captures else network.step
 
 
 def text(bench: Bench, shapes: Shapes) -> Iterator[Row]:

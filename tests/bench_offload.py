@@ -59,10 +59,10 @@ def painting(parts: Parts, placement: Placement, size: int, n: int) -> Callable[
     def paint() -> None:
         if not made:
             made.append(stages(parts, placement))
-        (model,), rows = made, generators(range(n))
+        (model,), rngs = made, generators(range(n))
         text = model.encode_text(["a large red circle"])
-        semantic = model.sample_semantic(text.prior, rows, (size, size))
-        model.decode_pixels(model.sample_vq(semantic, text.decoder, rows))
+        semantic = model.sample_semantic(text.prior, rngs, (size, size))
+        model.decode_pixels(model.sample_vq(semantic, text.decoder, rngs))
 
     return paint
 
@@ -73,7 +73,7 @@ def stages(parts: Parts, placement: Placement) -> Stages:
     words = AutoTokenizer.from_pretrained(MINI / "wuerstchen-prior" / "tokenizer")
     for name in ("prior_text", "decoder_text"):
         networks[name] = TextTower(networks[name], words, placement)
-    return Stages(**networks, load_compressor=None, placement=placement, progress=False)  # type: ignore[arg-type]
+    return Stages(**networks, compressor_loader=None, placement=placement, progress=False)  # type: ignore[arg-type]
 
 
 def settled(

@@ -19,44 +19,16 @@ TEXT_WIDTH = 32
 NATIVE_SIZE = 256
 WORDS = ("a", "large", "red", "blue", "circle", "on", "background", "green", "star", "info")
 
-STAGE_C = {
-    "c": 32,
-    "c_cond": TEXT_WIDTH,
-    "c_in": 16,
-    "c_r": 16,
-    "depth": 2,
-    "dropout": 0.1,
-    "nhead": 2,
-}
-STAGE_B = {
-    "c_in": 4,
-    "c_out": 4,
-    "c_r": 16,
-    "patch_size": 2,
-    "c_cond": 24,
-    "c_hidden": [8, 16, 32, 32],
-    "nhead": [-1, 2, 2, 2],
-    "blocks": [1, 1, 2, 1],
-    "level_config": ["CT", "CTA", "CTA", "CTA"],
-    "inject_effnet": [False, True, True, True],
-    "effnet_embd": 16,
-    "clip_embd": TEXT_WIDTH,
-    "kernel_size": 3,
-    "dropout": 0.1,
-}
-STAGE_A = {
-    "in_channels": 3,
-    "out_channels": 3,
-    "up_down_scale_factor": 2,
-    "levels": 2,
-    "bottleneck_blocks": 2,
-    "embed_dim": 16,
-    "latent_channels": 4,
-    "num_vq_embeddings": 32,
-    "scale_factor": 0.3764,
-}
-
-
+STAGE_C = StageCConfig(c=32, c_cond=TEXT_WIDTH, c_r=16, depth=2, nhead=2)
+STAGE_B = StageBConfig(
+    c_r=16,
+    c_cond=24,
+    c_hidden=(8, 16, 32, 32),
+    nhead=(-1, 2, 2, 2),
+    blocks=(1, 1, 2, 1),
+    clip_embd=TEXT_WIDTH,
+)
+STAGE_A = StageAConfig(bottleneck_blocks=2, embed_dim=16, num_vq_embeddings=32)
 COMPRESSOR = CompressorConfig(
     c_stem=8,
     stages=tuple(Stage(fused=i < 2, expand=2, stride=2, c=8, layers=1) for i in range(4)),
@@ -76,23 +48,17 @@ def twins(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folders = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("other")
     for i, folder in enumerate(folders):
         write_model(folder, 10 * i, NATIVE_SIZE + 128 * i)
-        home, sizes = folder / "wuerstchen" / "efficient_net", asdict(COMPRESSOR)
-        write_network(home, "EfficientNetEncoder", Compressor(COMPRESSOR), sizes, 10 * i + 6)
+        home = folder / "wuerstchen" / "efficient_net"
+        write_network(home, "EfficientNetEncoder", Compressor(COMPRESSOR), 10 * i + 6)
     return folders
 
 
 def write_model(root: Path, seed: int = 0, native_size: int = NATIVE_SIZE) -> Path:
     """Write the networks, text towers and tokenizers of a model without a compressor."""
     prior, decoder = root / "wuerstchen-prior", root / "wuerstchen"
-    sizes: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in STAGE_B.items()}
-    b = StageB(StageBConfig(**sizes))
-    write_network(
-        prior / "prior", "WuerstchenPrior", StageC(StageCConfig(**STAGE_C)), STAGE_C, seed + 1
-    )
-    write_network(decoder / "decoder", "WuerstchenDiffNeXt", b, STAGE_B, seed + 2)
-    write_network(
-        decoder / "vqgan", "PaellaVQModel", StageA(StageAConfig(**STAGE_A)), STAGE_A, seed + 3
-    )
+    write_network(prior / "prior", "WuerstchenPrior", StageC(STAGE_C), seed + 1)
+    write_network(decoder / "decoder", "WuerstchenDiffNeXt", StageB(STAGE_B), seed + 2)
+    write_network(decoder / "vqgan", "PaellaVQModel", StageA(STAGE_A), seed + 3)
     for i, (folder, index) in enumerate(
         {
             prior: {"_class_name": "WuerstchenPriorPipeline", "native_size": native_size},
@@ -106,13 +72,11 @@ def write_model(root: Path, seed: int = 0, native_size: int = NATIVE_SIZE) -> Pa
     return root
 
 
-def write_network(
-    folder: Path, name: str, network: nn.Module, sizes: dict[str, Any], seed: int
-) -> None:
+def write_network(folder: Path, name: str, network: Any, seed: int) -> None:
     """Write a component folder with random weights."""
     randomise(network, seed)
     tame_head(network)
-    write_json(folder / "config.json", {"_class_name": name, **sizes})
+    write_json(folder / "config.json", {"_class_name": name, **asdict(network.config)})
     tensors = {key: tensor.contiguous() for key, tensor in network.state_dict().items()}
     save_file(tensors, folder / "diffusion_pytorch_model.safetensors", {"format": "pt"})
 
@@ -161,7 +125,9 @@ def write_text_tower(folder: Path, seed: int) -> None:
     """Write a CLIP text tower and its tokenizer."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    tokenizer = make_tokenizer()
+    from wuerstchen.training.mini import tokenizer as make_tokenizer
+
+    tokenizer = make_tokenizer(WORDS)
     config = CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=TEXT_WIDTH,
@@ -178,35 +144,6 @@ def write_text_tower(folder: Path, seed: int) -> None:
     randomise(tower, seed)
     tower.save_pretrained(folder / "text_encoder")
     tokenizer.save_pretrained(folder / "tokenizer")
-
-
-def make_tokenizer() -> Any:
-    """Return CLIP's tokenizer with a small vocabulary: all bytes, and a few whole words."""
-    from tokenizers.pre_tokenizers import ByteLevel
-    from transformers import CLIPTokenizer
-
-    letters = sorted(ByteLevel.alphabet())
-    pieces = [*letters, *(letter + "</w>" for letter in letters)]
-    merges: list[tuple[str, str]] = []
-    for word in WORDS:
-        parts = [*word[:-1], word[-1] + "</w>"]
-        while len(parts) > 1:
-            pair = (parts[0], parts[1])
-            if pair not in merges:
-                merges.append(pair)
-                pieces.append("".join(pair))
-            parts = ["".join(pair), *parts[2:]]
-    vocabulary = [*dict.fromkeys(pieces), "<|startoftext|>", "<|endoftext|>"]
-    end = "<|endoftext|>"
-    return CLIPTokenizer(
-        vocab={piece: i for i, piece in enumerate(vocabulary)},
-        merges=merges,
-        unk_token=end,
-        bos_token="<|startoftext|>",
-        eos_token=end,
-        pad_token=end,
-        model_max_length=77,
-    )
 
 
 def write_json(path: Path, entries: Any) -> None:

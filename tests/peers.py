@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import pytest
 import torch
 from PIL.Image import Image
@@ -41,6 +42,16 @@ def gain(key: str, like: Tensor) -> float:
         return 0.3
     is_time = key.endswith(".mapper.weight")
     return float((0.3 if is_time else 1.0) * like[0].numel() ** -0.5)
+
+
+def normal(*shape: int) -> Tensor:
+    """Return standard normal numbers, the same for the same shape."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+def levels(image: Image) -> np.ndarray[Any, Any]:
+    """Return the levels of an image, 0 to 255, as numbers that may be subtracted."""
+    return np.asarray(image).astype(int)
 
 
 def in_dtype(weights: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:

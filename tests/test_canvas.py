@@ -91,10 +91,10 @@ def test_outpainting_keeps_the_picture_and_masks_what_is_around() -> None:
 
 def test_strength_is_seven_tenths_and_one_for_a_part() -> None:
     image, mask = random_picture(128, 128), left_half(128, 128)
-    assert Settings(image=image).anew == 0.7
-    assert Settings(image=image, mask=mask).anew == 1
-    assert Settings(image=image, outpaint=(0, 0, 0, 8)).anew == 1
-    assert Settings(image=image, mask=mask, strength=0.0).anew == 0
+    assert Settings(image=image).effective_strength == 0.7
+    assert Settings(image=image, mask=mask).effective_strength == 1
+    assert Settings(image=image, outpaint=(0, 0, 0, 8)).effective_strength == 1
+    assert Settings(image=image, mask=mask, strength=0.0).effective_strength == 0
 
 
 def test_pictures_and_masks_of_any_mode_are_read(tmp_path: Path) -> None:
@@ -174,6 +174,16 @@ def test_arrays_are_pictures_and_masks() -> None:
     wanted = canvas_for(Settings(image=image, mask=mask))
     assert torch.equal(given.pixels, wanted.pixels)
     assert torch.equal(given.mask, wanted.mask)
+
+
+def test_a_mask_of_yes_and_no_is_one_of_white_and_black() -> None:
+    image, mask = random_picture(130, 128), np.asarray(left_half(130, 128))
+    given = canvas_for(Settings(image=image, mask=mask > 0))
+    assert torch.equal(given.mask, canvas_for(Settings(image=image, mask=mask)).mask)
+    with pytest.raises(
+        ValueError, match="must be white, 255, where to paint, its largest level is 1"
+    ):
+        canvas_for(Settings(image=image, mask=mask // 255))
 
 
 def test_a_wide_soft_edge_takes_no_longer_than_the_mask_is_wide() -> None:

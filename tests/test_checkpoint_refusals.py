@@ -26,13 +26,14 @@ from wuerstchen.checkpoints import (
     recognise,
 )
 from wuerstchen.placement import Placement
-from wuerstchen.recognise import FOREIGNERS
+from wuerstchen.recognise import OTHER_MODELS
 from wuerstchen.stage_a import StageAConfig
 from wuerstchen.stage_b import StageBConfig
 from wuerstchen.stage_c import StageCConfig
 from wuerstchen.towers import load_text_tower
+from wuerstchen.training.mini import tokenizer
 
-from .conftest import make_tokenizer
+from .conftest import WORDS
 
 PLACEMENT = Placement()
 TINY: dict[str, Any] = {
@@ -315,9 +316,9 @@ def test_foreign_network_is_named(tmp_path: Path, key: str) -> None:
     assert describe(tmp_path / "a.safetensors")[0].kind is None
 
 
-@pytest.mark.parametrize("pattern", FOREIGNERS)
+@pytest.mark.parametrize("pattern", OTHER_MODELS)
 def test_every_pattern_of_foreign_keys_is_the_first_to_fit_one_of_these(pattern: str) -> None:
-    assert pattern in [next((p for p in FOREIGNERS if re.match(p, key)), "") for key in FOREIGN]
+    assert pattern in [next((p for p in OTHER_MODELS if re.match(p, key)), "") for key in FOREIGN]
 
 
 def test_v1_prior_and_cascade_compressor_are_told_by_shapes() -> None:
@@ -336,14 +337,14 @@ def test_v1_prior_and_cascade_compressor_are_told_by_shapes() -> None:
     assert recognise(shapes).name == "the semantic compressor of Stable Cascade (v3)"
 
 
-def test_missing_unexpected_and_misshapen_keys_are_told(tmp_path: Path) -> None:
+def test_missing_unexpected_and_misshaped_keys_are_told(tmp_path: Path) -> None:
     text = refused(prior_file(tmp_path, without="blocks.0.depthwise.bias"))
     assert "1 keys missing (blocks.0.depthwise.bias)" in text
     assert "warp-ai/wuerstchen-prior" in text
     text = refused(prior_file(tmp_path, {f"hint.{i}": torch.ones(1) for i in range(9)}))
     assert "9 keys unexpected (hint.0, hint.1, hint.2, …)" in text
     text = refused(prior_file(tmp_path, {"blocks.0.depthwise.bias": torch.ones(3)}))
-    assert "1 keys misshapen (blocks.0.depthwise.bias [3] instead of [64])" in text
+    assert "1 keys of another shape (blocks.0.depthwise.bias [3] instead of [64])" in text
     text = refused(
         prior_file(tmp_path, {"blocks.0.depthwise.bias": torch.ones(64, dtype=torch.int8)})
     )
@@ -478,7 +479,7 @@ def test_text_tower_is_loaded_strictly(tmp_path: Path) -> None:
         "1 keys unexpected (text_projection.weight)": {
             "changes": {"text_projection.weight": torch.ones(8, 8)}
         },
-        "1 keys misshapen (final_layer_norm.bias [3] instead of [8])": {
+        "1 keys of another shape (final_layer_norm.bias [3] instead of [8])": {
             "changes": {"text_model.final_layer_norm.bias": torch.ones(3)}
         },
     }
@@ -500,7 +501,7 @@ def test_broken_text_towers_are_refused(tmp_path: Path) -> None:
         load_text_tower, folder, PLACEMENT
     )
     own = tower_folder(tmp_path / "y")
-    make_tokenizer().save_pretrained(own / "tokenizer")
+    tokenizer(WORDS).save_pretrained(own / "tokenizer")
     refusal = message(load_text_tower, own, PLACEMENT)
     assert "expected at most 8 tokens, as in the text_encoder beside" in refusal
     config = folder / "text_encoder" / "config.json"

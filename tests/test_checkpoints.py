@@ -20,16 +20,15 @@ from torch import Tensor, nn
 from wuerstchen import Wuerstchen
 from wuerstchen.checkpoints import (
     KINDS,
-    Recognised,
     convert,
     describe,
     load_network,
     recognise,
 )
 from wuerstchen.compressor import CompressorConfig, Stage
+from wuerstchen.configs import config_from_entries
 from wuerstchen.placement import Placement
-from wuerstchen.recognise import PREFIXES
-from wuerstchen.sizes import config_from_entries
+from wuerstchen.recognise import PREFIXES, Recognised
 from wuerstchen.stage_a import StageAConfig
 from wuerstchen.stage_b import StageBConfig
 from wuerstchen.stage_c import StageCConfig
@@ -157,7 +156,7 @@ def test_published_networks_have_exactly_the_published_keys_and_shapes(kind: str
 
 @pytest.mark.parametrize("kind", [*STAGES, "text_encoder"])
 def test_published_sizes_are_read_off_the_published_shapes(kind: str) -> None:
-    from wuerstchen.sizes import config_from_shapes
+    from wuerstchen.configs import config_from_shapes
 
     with torch.device("meta"):
         state = KINDS[kind].network().state_dict()

@@ -51,9 +51,9 @@ def test_compel_reads_the_words_as_the_package_does(model: Wuerstchen) -> None:
 def test_its_embeddings_paint_what_the_prompt_says(
     model: Wuerstchen, prompt: str, seen: tuple[str, str, str]
 ) -> None:
-    rows = generators([1])
-    semantic = model.sample_semantic(encode("wuerstchen-prior", prompt), rows)
-    vq = model.sample_vq(semantic, encode("wuerstchen", prompt), rows)
+    rngs = generators([1])
+    semantic = model.sample_semantic(encode("wuerstchen-prior", prompt), rngs)
+    vq = model.sample_vq(semantic, encode("wuerstchen", prompt), rngs)
     verdict = judge(np.asarray(to_images(model.decode_pixels(vq))[0]))
     assert verdict is not None
     assert (verdict.colour, verdict.shape, verdict.background) == seen

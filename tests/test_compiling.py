@@ -75,7 +75,7 @@ def test_a_model_is_compiled_in_all_blocks_that_repeat_if_asked(tiny: Path, comp
     assert {type(part) for part in parts} >= BLOCKS
     compiled = {part for part in parts if part._compiled_call_impl is not None}
     assert compiled == {part for part in parts if compiles and type(part) in BLOCKS}
-    assert model.records == compiles
+    assert model.cuda_graphs == compiles
 
 
 def test_where_nothing_can_be_compiled_one_line_says_so(tiny: Path, tmp_path: Path) -> None:

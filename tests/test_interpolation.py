@@ -1,10 +1,10 @@
-"""Paths along the sphere: ends, lengths, angles, and stops between."""
+"""Paths along the sphere: ends, lengths, angles, and stops interpolate."""
 
 import pytest
 import torch
 
-from wuerstchen import between, slerp
-from wuerstchen.interpolation import path
+from wuerstchen import interpolate, slerp
+from wuerstchen.interpolation import frame_positions
 
 
 def test_the_ends_are_the_given_ones_to_the_last_bit() -> None:
@@ -43,9 +43,9 @@ def test_vectors_are_turned_one_by_one_in_the_last_dimensions() -> None:
 
 
 def test_a_path_goes_through_every_stop() -> None:
-    assert list(path(3, 5)) == [(0, 0), (0, 0.5), (1, 0), (1, 0.5), (1, 1)]
+    assert list(frame_positions(3, 5)) == [(0, 0), (0, 0.5), (1, 0), (1, 0.5), (1, 1)]
     stops = list(torch.randn(3, 1, 8, generator=torch.Generator().manual_seed(2)))
-    frames = between(stops, 5)
+    frames = interpolate(stops, 5)
     assert frames.shape == (5, 8)
     for frame, stop in ((0, 0), (2, 1), (4, 2)):
         assert torch.equal(frames[frame], stops[stop][0])
@@ -54,6 +54,6 @@ def test_a_path_goes_through_every_stop() -> None:
 def test_too_few_stops_or_frames_or_other_shapes_are_refused() -> None:
     for stops, frames in ((1, 5), (2, 1)):
         with pytest.raises(ValueError, match="at least 2 stops and 2 frames"):
-            list(path(stops, frames))
+            list(frame_positions(stops, frames))
     with pytest.raises(ValueError, match=r"of one shape, got \[1, 2\] and \[1, 3\]"):
-        between([torch.ones(1, 2), torch.ones(1, 3)], 2)
+        interpolate([torch.ones(1, 2), torch.ones(1, 3)], 2)

@@ -33,11 +33,7 @@ from wuerstchen.layers import (
 from wuerstchen.memory import memory_left
 from wuerstchen.placement import Placement
 
-from .peers import error, mean_error, random_weights, share_weights
-
-
-def normal(*shape: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
+from .peers import error, mean_error, normal, random_weights, share_weights
 
 
 def fill(network: nn.Module) -> None:
@@ -199,11 +195,11 @@ def test_a_product_is_the_formula_with_any_strides_and_leaves_its_inputs(
 
 def test_a_layer_is_multiplied_with_the_weights_that_it_gives_at_that_moment() -> None:
     class Doubled(nn.Linear):
-        def fetched(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        def fetch(self, like: Tensor) -> tuple[Tensor, Tensor]:
             return 2 * self.weight.to(like), 2 * self.bias.to(like)
 
         def forward(self, x: Tensor) -> Tensor:
-            return F.linear(x, *self.fetched(x))
+            return F.linear(x, *self.fetch(x))
 
     x = normal(3, 6)
     for layer in (nn.Linear(6, 4), Doubled(6, 4)):

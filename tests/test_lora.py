@@ -386,7 +386,7 @@ def test_a_quantized_layer_gets_its_sum_whole_and_its_numbers_back(
         numbers, scale = (before[f"{PRIOR} {target.layer}.{name}"] for name in ("weight", "scale"))
         assert torch.equal(weight(loras, target), (numbers * scale + up @ down).bfloat16())
         layer = loras.networks[PRIOR].get_submodule(target.layer)
-        assert torch.equal(layer.fetched(torch.zeros(1))[0], weight(loras, target).float())
+        assert torch.equal(layer.fetch(torch.zeros(1))[0], weight(loras, target).float())
     loras.clear()
     assert unchanged(loras, before)
 
@@ -496,7 +496,7 @@ def random_pair(stem: str, rows: int = 32, columns: int = 32) -> dict[str, Tenso
     }
 
 
-FOREIGNERS = {
+OTHER_MODELS = {
     "lora_prior_unet_down_blocks_0_2_attention_to_q": "Stable Cascade",
     "lora_prior_unet.up_blocks.0.2.attention.to_q": "Stable Cascade",
     "prior.down_blocks.0.2.attention.to_q": "Stable Cascade",
@@ -509,7 +509,7 @@ FOREIGNERS = {
 }
 
 
-@pytest.mark.parametrize(("stem", "name"), FOREIGNERS.items())
+@pytest.mark.parametrize(("stem", "name"), OTHER_MODELS.items())
 def test_a_lora_of_another_model_is_named(
     loras: Loras, tmp_path: Path, stem: str, name: str
 ) -> None:
@@ -603,13 +603,13 @@ def test_wrong_shapes_are_refused(
     tensors = {f"{stem}.lora_B.weight": torch.ones(up), f"{stem}.lora_A.weight": torch.ones(down)}
     text = refused_tensors(loras, tmp_path, tensors)
     wrong = f"{stem} up {list(up)} and down {list(down)} for 32 rows, 32 columns"
-    assert f"found 1 layers misshapen ({wrong});" in text
+    assert f"found 1 layers of another shape ({wrong});" in text
 
 
 def test_an_alpha_of_several_numbers_is_refused(loras: Loras, tmp_path: Path) -> None:
     stem = "prior.blocks.2.attention.to_q"
     text = refused_tensors(loras, tmp_path, random_pair(stem) | {f"{stem}.alpha": torch.ones(2)})
-    assert f"1 layers misshapen ({stem} alpha [2])" in text
+    assert f"1 layers of another shape ({stem} alpha [2])" in text
 
 
 @pytest.mark.parametrize("role", ["lora_up.weight", "lora_down.weight", "alpha"])

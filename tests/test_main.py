@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -21,6 +20,8 @@ from wuerstchen.__main__ import main
 from wuerstchen.options import parse
 from wuerstchen.pictures import SOURCES, put_new, save
 from wuerstchen.settings import PRESETS
+
+from .peers import levels
 
 PROMPT, OTHER = "a large red circle", "a green star"
 QUICK = ["--width", "128", "--height", "128", "--steps", "2", "--decoder-steps", "1"]
@@ -55,10 +56,6 @@ def about(path: Path) -> dict[str, Any]:
     """What the file says of its settings."""
     facts: dict[str, Any] = json.loads(Image.open(path).text["wuerstchen"])  # type: ignore[attr-defined]
     return facts
-
-
-def levels(image: Image.Image) -> np.ndarray[Any, Any]:
-    return np.asarray(image).astype(int)
 
 
 def names(folder: Path) -> list[str]:

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 from wuerstchen.placement import Offload, Placement
 from wuerstchen.sampling import denoiser, guided
-from wuerstchen.settings import cells
+from wuerstchen.sizes import cells
 from wuerstchen.stage_a import StageA
 from wuerstchen.stage_b import StageB
 from wuerstchen.stage_c import StageC

@@ -1,5 +1,6 @@
 """Painting over pictures and along paths, by the bundled model, which has a compressor."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
-from wuerstchen import CheckpointError, Settings, Wuerstchen, between, generators, to_images
+from wuerstchen import CheckpointError, Settings, Wuerstchen, generators, interpolate, to_images
 from wuerstchen.canvas import to_pixels
 from wuerstchen.sampling import from_published
 from wuerstchen.settings import SAMPLERS
+
+from .peers import levels
 
 CIRCLE, STAR = "a large red circle on a blue background", "a yellow star on a blue background"
 QUICK = Settings(width=128, height=128, steps=6, decoder_steps=3)
@@ -26,10 +29,6 @@ def model() -> Wuerstchen:
 @pytest.fixture(scope="module")
 def circle(model: Wuerstchen) -> Image.Image:
     return model.paint(CIRCLE, seed=3)[0]
-
-
-def levels(image: Image.Image) -> np.ndarray[Any, Any]:
-    return np.asarray(image).astype(int)
 
 
 def left_half(image: Image.Image) -> Image.Image:
@@ -117,6 +116,13 @@ def test_a_path_between_prompts_begins_and_ends_at_their_pictures(model: Wuerstc
         assert abs(levels(frames[1]) - levels(frames[end])).max() > 20
 
 
+def test_along_a_path_all_else_is_as_for_the_first_stop(model: Wuerstchen) -> None:
+    stops = [replace(QUICK, seed=seed) for seed in (2, 3, 4)]
+    frames = model.interpolate([CIRCLE, STAR, CIRCLE], 3, stops)
+    for frame, prompt in zip(frames, (CIRCLE, STAR, CIRCLE), strict=True):
+        assert abs(levels(frame) - levels(model.paint(prompt, QUICK, seed=2)[0])).max() <= 1
+
+
 def test_a_path_between_pictures_is_the_arc_between_their_latents(
     model: Wuerstchen, circle: Image.Image
 ) -> None:
@@ -124,7 +130,7 @@ def test_a_path_between_pictures_is_the_arc_between_their_latents(
     stops = [Settings(image=image, strength=0.0, decoder_steps=3) for image in (circle, star)]
     frames = model.interpolate("", 5, stops)
     z = [from_published(model.encode_semantic(to_pixels(image))) for image in (circle, star)]
-    arc = 42 * between(z, 5, dims=3) - 1
+    arc = 42 * interpolate(z, 5, dims=3) - 1
     text = model.encode_text([""]).decoder
     vq = model.sample_vq(arc, text, generators([0] * 5), steps=3)
     for frame, image in zip(frames, to_images(model.decode_pixels(vq)), strict=True):
@@ -142,12 +148,12 @@ def test_stops_that_do_not_go_together_are_refused(model: Wuerstchen, circle: Im
 
 
 def test_masks_and_sizes_that_do_not_fit_are_refused(model: Wuerstchen) -> None:
-    text, rows = model.encode_text([CIRCLE]).prior, generators([0])
+    text, rngs = model.encode_text([CIRCLE]).prior, generators([0])
     latent = torch.zeros(1, 16, 3, 3)
     with pytest.raises(ValueError, match="a mask has the latent's rows and columns, got"):
-        model.sample_semantic(text, rows, latent=latent, mask=torch.ones(1, 1, 3, 4))
+        model.sample_semantic(text, rngs, latent=latent, mask=torch.ones(1, 1, 3, 4))
     with pytest.raises(ValueError, match="a mask needs a clean latent"):
-        model.sample_semantic(text, rows, mask=torch.ones(1, 1, 3, 3))
+        model.sample_semantic(text, rngs, mask=torch.ones(1, 1, 3, 3))
     with pytest.raises(ValueError, match="must be multiples of 128 pixels, got 130×128"):
         model.encode_semantic(torch.zeros(1, 3, 128, 130))
 

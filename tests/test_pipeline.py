@@ -18,9 +18,10 @@ from torch import nn
 from wuerstchen import CheckpointError, Settings, Wuerstchen, cells, generators, to_images
 from wuerstchen.placement import Placement
 from wuerstchen.sampling import published_times
-from wuerstchen.settings import SAMPLERS, vq_cells
+from wuerstchen.settings import SAMPLERS
+from wuerstchen.sizes import vq_cells
 
-from .peers import paint_with, pipelines
+from .peers import levels, paint_with, pipelines
 
 PROMPT, OTHER, NEGATIVE = "a large red circle on a blue background", "a green star", "blue"
 QUICK = Settings(width=128, height=128, steps=3, decoder_steps=2)
@@ -29,10 +30,6 @@ QUICK = Settings(width=128, height=128, steps=3, decoder_steps=2)
 @pytest.fixture(scope="module")
 def model(tiny: Path) -> Wuerstchen:
     return Wuerstchen.load(tiny, device="cpu", progress=False)
-
-
-def levels(image: Image) -> np.ndarray[Any, Any]:
-    return np.asarray(image).astype(int)
 
 
 def difference(image: Image, other: Image) -> int:
@@ -224,9 +221,9 @@ def test_every_setting_changes_its_own_picture_and_no_other(
 
 
 def test_stages_one_by_one_give_the_picture_and_its_latents(model: Wuerstchen) -> None:
-    rows, text = generators([3, 4]), model.encode_text([PROMPT])
-    semantic = model.sample_semantic(text.prior, rows, (384, 256))
-    vq = model.sample_vq(semantic, text.decoder, rows)
+    rngs, text = generators([3, 4]), model.encode_text([PROMPT])
+    semantic = model.sample_semantic(text.prior, rngs, (384, 256))
+    vq = model.sample_vq(semantic, text.decoder, rngs)
     pixels = model.decode_pixels(vq)
     assert [tuple(t.shape) for t in (semantic, vq, pixels)] == [
         (2, 16, 6, 9),
@@ -402,10 +399,10 @@ class Recording(Placement):
     moves: list[str] = field(default_factory=list)
 
     @contextmanager
-    def running(self, network: nn.Module, *, often: bool = True) -> Iterator[None]:
+    def running(self, network: nn.Module, *, pack: bool = True) -> Iterator[None]:
         name = type(network).__name__
         self.moves.append(f"+{name}")
-        with super().running(network, often=often):
+        with super().running(network, pack=pack):
             yield
         self.moves.append(f"-{name}")
 
@@ -514,7 +511,7 @@ def test_the_whole_road_equals_diffusers(tiny: Path, model: Wuerstchen) -> None:
                 model.prior_text.encode([PROMPT]),
                 generators([sized.seed]),
                 (width, height),
-                unwanted=model.prior_text.encode([sized.negative]),
+                negative=model.prior_text.encode([sized.negative]),
                 steps=sized.steps,
             )
             torch.testing.assert_close(
@@ -555,25 +552,68 @@ def test_numbers_beyond_the_precision_are_told_and_not_painted(tiny: Path, stage
         model.paint("a cat", steps=2, decoder_steps=2, width=128, height=128)
 
 
-def test_numbers_are_float32_whatever_pytorchs_default_and_autocast_is_taken(tiny: Path) -> None:
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"sampler": "deis", "guidance_rescale": 0.5},
+        {"tile": 256, "width": 384, "height": 256},
+    ],
+)
+def test_numbers_are_float32_on_their_own_device_whatever_pytorchs_defaults(
+    tiny: Path, changes: dict[str, Any]
+) -> None:
+    model = Wuerstchen.load(tiny, device="cpu", progress=False)
+    how = {"seed": 3, "steps": 2, "decoder_steps": 2, "width": 128, "height": 128} | changes
+    prompt = "a (large:1.4) circle"
+    (plain,) = model.paint(prompt, **how)
+    with torch.device("meta"):
+        (elsewhere,) = model.paint(prompt, **how)
+    assert difference(plain, elsewhere) == 0
+    for dtype in (torch.float64, torch.bfloat16):
+        torch.set_default_dtype(dtype)
+        try:
+            (other,) = model.paint(prompt, **how)
+        finally:
+            torch.set_default_dtype(torch.float32)
+        assert difference(plain, other) == 0
+
+
+def test_autocast_is_taken(tiny: Path) -> None:
     model = Wuerstchen.load(tiny, device="cpu", progress=False)
     how = {"seed": 3, "steps": 2, "decoder_steps": 2, "width": 128, "height": 128}
     (plain,) = model.paint("a cat", **how)
-    torch.set_default_dtype(torch.float64)
-    try:
-        (double,) = model.paint("a cat", **how)
-    finally:
-        torch.set_default_dtype(torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
         (cast,) = model.paint("a cat", **how)
-    assert difference(plain, double) == 0
     assert 0 < difference(plain, cast) < 64
+
+
+@pytest.mark.parametrize("name", ["decoder_steps", "batch", "seed", "feather"])
+def test_what_has_a_number_by_default_needs_one(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be a whole number of at least"):
+        Settings(**{name: None})
+
+
+def test_one_text_is_one_prompt_and_seeds_may_be_numpys(tiny: Path) -> None:
+    model = Wuerstchen.load(tiny, device="cpu", progress=False)
+    one, several = model.encode_text("a cat"), model.encode_text(["a cat"])
+    assert torch.equal(one.prior, several.prior)
+    assert torch.equal(one.decoder, several.decoder)
+    theirs, ours = generators(np.arange(2, 4)), generators([2, 3])
+    assert [one.initial_seed() for one in theirs] == [one.initial_seed() for one in ours]
+
+
+@pytest.mark.parametrize("changes", [{"start": 0.5}, {"fresh": False}])
+def test_a_run_that_begins_with_a_latent_needs_one(tiny: Path, changes: dict[str, Any]) -> None:
+    model = Wuerstchen.load(tiny, device="cpu", progress=False)
+    with pytest.raises(ValueError, match="begins with a latent; give latent"):
+        model.sample_semantic(model.encode_text("a cat").prior, generators([0]), **changes)
 
 
 def test_latents_are_tensors_like_any_other(tiny: Path) -> None:
     model = Wuerstchen.load(tiny, device="cpu", progress=False)
-    text, rows = model.encode_text(["a cat"]), generators([0])
-    semantic = model.sample_semantic(text.prior, rows, (128, 128), steps=1)
+    text, rngs = model.encode_text(["a cat"]), generators([0])
+    semantic = model.sample_semantic(text.prior, rngs, (128, 128), steps=1)
     semantic.requires_grad_().square().sum().backward()
     assert semantic.grad is not None
     with torch.no_grad():

@@ -70,7 +70,7 @@ def test_a_quantized_layer_keeps_each_row_to_a_half_of_its_127th(dtype: torch.dt
     for layer, weight in zip(settled, exact, strict=True):
         assert layer.weight.dtype == torch.int8
         step = weight.float().abs().amax(dim=1, keepdim=True) / 127
-        assert ((layer.fetched(like)[0] - weight.float()).abs() <= 0.501 * step).all()
+        assert ((layer.fetch(like)[0] - weight.float()).abs() <= 0.501 * step).all()
         assert layer(torch.ones(1, layer.in_features, dtype=dtype)).dtype == dtype
 
 
@@ -165,8 +165,9 @@ def test_auto_takes_cuda_then_mps_then_cpu(monkeypatch: pytest.MonkeyPatch) -> N
     assert choose_device("cuda:1") == torch.device("cuda:1")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     assert choose_device("auto").type == "mps"
+    assert choose_device("mps:0").type == "mps"
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    assert choose_device("auto") == CPU
+    assert choose_device("auto") == choose_device("cpu:0") == CPU
 
 
 def test_auto_precision_is_half_on_accelerators_and_full_on_the_cpu() -> None:
@@ -176,7 +177,7 @@ def test_auto_precision_is_half_on_accelerators_and_full_on_the_cpu() -> None:
     assert choose_dtype("bf16", CPU) == torch.bfloat16
 
 
-@pytest.mark.parametrize("name", ["gpu", "xpu", "cuda:x", "cuda:", "cpu:1", "mps:0", "CUDA", ""])
+@pytest.mark.parametrize("name", ["gpu", "xpu", "cuda:x", "cuda:", "cpu:1", "mps:1", "CUDA", ""])
 def test_an_unknown_device_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="device must be"):
         choose_device(name)

@@ -16,7 +16,7 @@ from PIL import Image
 
 from wuerstchen import Settings, Wuerstchen, __version__
 from wuerstchen.__main__ import main
-from wuerstchen.pictures import facts_of
+from wuerstchen.pictures import read_metadata
 from wuerstchen.prompt_files import read_jobs
 
 QUICK = ["--width", "128", "--height", "128", "--steps", "2", "--decoder-steps", "1"]
@@ -92,7 +92,7 @@ def test_a_folder_is_filled_and_says_what_is_in_it(
     lines = [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines()]
     assert [line["file"] for line in lines] == ["00000.png", "00001.png", "00002.png"]
     for line in lines:
-        facts = facts_of(folder / line["file"])
+        facts = read_metadata(folder / line["file"])
         assert facts["wanted"] == [line["prompt"]]
         assert (facts["seed"], facts["negative"]) == (line["seed"], line["negative"])
     assert {path.name for path in folder.iterdir()} == {line["file"] for line in lines} | {
@@ -212,6 +212,21 @@ def test_tables_are_read_as_spreadsheets_write_them(
     assert (job.prompt, job.settings.seed) == ("a star", 1)
 
 
+def test_tables_may_have_gaps_in_columns_of_whole_numbers_and_empty_columns(tmp_path: Path) -> None:
+    table = "prompt,seed,steps,,\na cat,3.0,,,\na dog,,5.0,,\n"
+    jobs = [row[0].settings for row in read_jobs(write(tmp_path, "p.csv", table), Settings(seed=9))]
+    assert [(s.seed, s.steps) for s in jobs] == [(3, None), (9, 5)]
+
+
+def test_a_list_may_have_the_settings_of_a_picture(tmp_path: Path) -> None:
+    before = ["--output", str(tmp_path / "a.png"), *QUICK, "--seed", "7"]
+    assert main(["a yellow cross", *before]) == 0
+    source = write(tmp_path, "p.txt", "a star")
+    assert run(tmp_path / "out", source, "--from", str(tmp_path / "a.png")) == 0
+    found = read_metadata(tmp_path / "out" / "00000.png")
+    assert (found["wanted"], found["seed"]) == (["a star"], 7)
+
+
 def test_a_file_in_another_encoding_is_refused_with_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "p.txt").write_bytes("café".encode("latin-1"))
     with pytest.raises(ValueError, match=r"p\.txt: expected text in UTF-8, save it as such"):
@@ -224,7 +239,7 @@ def test_options_for_an_image_go_with_the_images_of_a_table(
     Image.effect_noise((128, 128), 50).save(tmp_path / "a.png")
     source = write(tmp_path, "p.csv", f"prompt,image\na star,{tmp_path / 'a.png'}\n")
     assert run(tmp_path / "out", source, "--strength", "0.5") == 0
-    assert facts_of(tmp_path / "out" / "00000.png")["strength"] == 0.5
+    assert read_metadata(tmp_path / "out" / "00000.png")["strength"] == 0.5
     assert run(tmp_path / "no", write(tmp_path, "p.txt", "a star"), "--strength", "0.5") == 2
     assert "line 1: give an image to paint over, or no strength" in capfd.readouterr().err
 
@@ -247,9 +262,9 @@ def test_another_run_leaves_the_names_of_an_interrupted_list_free(tmp_path: Path
     assert run(folder, source) == 0
     (folder / "00001.png").unlink()
     assert main(["a yellow cross", "--output", str(folder), *QUICK]) == 0
-    assert facts_of(folder / "00002.png")["wanted"] == ["a yellow cross"]
+    assert read_metadata(folder / "00002.png")["wanted"] == ["a yellow cross"]
     assert run(folder, source) == 0
-    assert facts_of(folder / "00001.png")["wanted"] == ["a green star"]
+    assert read_metadata(folder / "00001.png")["wanted"] == ["a green star"]
 
 
 def test_what_is_refused_for_its_model_leaves_the_folder_to_the_next_run(tmp_path: Path) -> None:

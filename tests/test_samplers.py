@@ -16,7 +16,7 @@ from wuerstchen.sampling import (
     guided,
     keeping,
     last,
-    noise_ratio,
+    sigma_at,
     uniform_times,
     within,
 )
@@ -32,7 +32,7 @@ VARIANCE = 0.09  # of each of two heaps of numbers, around 1 and -1
 
 def heaps(x: Tensor, t: float) -> Tensor:
     """Return the noise in x when the data are two heaps of numbers."""
-    sigma = noise_ratio(torch.tensor(t)).double()
+    sigma = sigma_at(torch.tensor(t)).double()
     y = x * (1 + sigma**2).sqrt()
     spread = VARIANCE + sigma**2
     return (y - (VARIANCE * y + sigma**2 * torch.tanh(y / spread)) / spread) / sigma
@@ -77,7 +77,7 @@ def test_the_heaps_come_out_with_their_place_and_width(name: str) -> None:
 @pytest.mark.parametrize("steps", [200, 400])
 def test_so_many_steps_that_some_change_no_noise_end_like_fewer(name: str, steps: int) -> None:
     times = uniform_times(steps)
-    assert (noise_ratio(times).diff() == 0).any()
+    assert (sigma_at(times).diff() == 0).any()
     x = start(64)
     done = list(SAMPLERS[name](heaps, x, times, generators(range(len(x)))))
     assert len(done) == steps
@@ -99,7 +99,7 @@ def test_a_network_that_knows_the_picture_gives_it_back(name: str, steps: int) -
     picture = start(2).float()
 
     def knows(x: Tensor, t: float) -> Tensor:
-        sigma = noise_ratio(torch.tensor(t))
+        sigma = sigma_at(torch.tensor(t))
         return (x * (1 + sigma**2).sqrt() - picture) / sigma
 
     x = torch.randn(2, 4, 8, 8)

@@ -9,15 +9,15 @@ from torch import Tensor
 
 from wuerstchen.sampling import (
     add_noise,
+    alpha_bar,
     chosen_times,
     ddpm,
     ddpm_step,
     draw_noise,
     generators,
     guided,
-    noise_ratio,
     published_times,
-    signal_share,
+    sigma_at,
     time_at,
     uniform_times,
     within,
@@ -47,8 +47,8 @@ def predict(x: Tensor, t: float) -> Tensor:
 
 
 def run(times: Tensor, seeds: list[int]) -> Tensor:
-    rows = generators(seeds)
-    *_, last = ddpm(predict, draw_noise(rows, SHAPE, CPU), times, rows)
+    rngs = generators(seeds)
+    *_, last = ddpm(predict, draw_noise(rngs, SHAPE, CPU), times, rngs)
     return last
 
 
@@ -60,7 +60,7 @@ def test_the_signal_share_is_the_clamped_cosine_of_nichol_and_dhariwal() -> None
         for t in times
     ]
     wanted = torch.tensor(shares).clamp(1e-4, 0.9999)
-    assert torch.allclose(signal_share(torch.tensor(times)), wanted, rtol=1e-4)
+    assert torch.allclose(alpha_bar(torch.tensor(times)), wanted, rtol=1e-4)
     facts = torch.tensor([0.9999, 0.972093, 0.493844, 0.246448, 7.4737e-4, 1e-4])
     assert torch.allclose(wanted, facts, rtol=1e-4)
 
@@ -68,7 +68,7 @@ def test_the_signal_share_is_the_clamped_cosine_of_nichol_and_dhariwal() -> None
 @pytest.mark.peer
 def test_the_signal_share_is_bit_for_bit_that_of_diffusers() -> None:
     t = torch.linspace(0, 1, 1001)
-    assert torch.equal(signal_share(t), make_scheduler(t)._alpha_cumprod(t, CPU))
+    assert torch.equal(alpha_bar(t), make_scheduler(t)._alpha_cumprod(t, CPU))
 
 
 def test_the_published_times_are_30_numbers() -> None:
@@ -144,12 +144,12 @@ def test_the_exact_noise_leads_to_the_latent_that_was_noised(times: Tensor) -> N
     target = draw_noise(generators([9]), SHAPE, CPU)
 
     def oracle(x: Tensor, t: float) -> Tensor:
-        alpha = signal_share(torch.tensor(t))
+        alpha = alpha_bar(torch.tensor(t))
         return (x - alpha.sqrt() * target) / (1 - alpha).sqrt()
 
-    rows = generators([1])
-    *_, last = ddpm(oracle, draw_noise(rows, SHAPE, CPU), times, rows)
-    share = float(signal_share(torch.tensor(0.0)))  # 0.9999: a trace of noise stays by design
+    rngs = generators([1])
+    *_, last = ddpm(oracle, draw_noise(rngs, SHAPE, CPU), times, rngs)
+    share = float(alpha_bar(torch.tensor(0.0)))  # 0.9999: a trace of noise stays by design
     assert torch.allclose(last, target, atol=5 * (1 - share) ** 0.5)
     assert float((last - target).square().mean().sqrt()) < (1 - share) ** 0.5
 
@@ -188,9 +188,9 @@ def test_guidance_is_torchs_lerp_from_the_unconditional_half(guidance: float) ->
 
 def test_sigma_and_time_are_inverse_of_each_other_up_to_the_ends() -> None:
     times = torch.linspace(0, 0.99, 1000)
-    assert torch.equal(time_at(noise_ratio(torch.tensor([0.0, 1.0]))), torch.tensor([0.0, 1.0]))
+    assert torch.equal(time_at(sigma_at(torch.tensor([0.0, 1.0]))), torch.tensor([0.0, 1.0]))
     unclamped = times[times > 0.003]
-    torch.testing.assert_close(time_at(noise_ratio(unclamped)), unclamped, atol=2e-6, rtol=0)
+    torch.testing.assert_close(time_at(sigma_at(unclamped)), unclamped, atol=2e-6, rtol=0)
 
 
 def test_times_may_be_a_part_of_the_published_list() -> None:

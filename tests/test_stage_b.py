@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from wuerstchen.arithmetic import fetched
+from wuerstchen.arithmetic import weight_and_bias
 from wuerstchen.layers import ResBlock, to_map
 from wuerstchen.stage_b import StageB, StageBConfig, prepare_block, resize_effnet
 
@@ -175,14 +175,14 @@ def test_the_folded_effnet_share_equals_the_product_with_all_columns() -> None:
 
 def test_a_layer_may_say_how_its_weights_are_fetched() -> None:
     class Doubled(nn.Linear):
-        def fetched(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        def fetch(self, like: Tensor) -> tuple[Tensor, Tensor]:
             return 2 * self.weight.to(like), 2 * self.bias.to(like)
 
     plain, doubled = nn.Linear(3, 4), Doubled(3, 4)
     doubled.load_state_dict(plain.state_dict())
     with torch.no_grad():
-        assert torch.equal(fetched(doubled, torch.empty(0))[0], 2 * plain.weight)
-        assert torch.equal(fetched(plain, torch.empty(0))[1], plain.bias)
+        assert torch.equal(weight_and_bias(doubled, torch.empty(0))[0], 2 * plain.weight)
+        assert torch.equal(weight_and_bias(plain, torch.empty(0))[1], plain.bias)
 
 
 def test_a_row_of_a_stage_b_batch_is_the_single_run() -> None:

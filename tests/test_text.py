@@ -212,7 +212,7 @@ def test_stages_take_features_from_elsewhere_of_any_length(tiny: Path, model: Wu
     for length in (1, 5, 77, 154):
         text = whole[:, :length].expand(2, -1, -1)
         latent = model.sample_semantic(
-            text, generators([1, 2]), (128, 128), unwanted=torch.zeros_like(text[:1]), steps=3
+            text, generators([1, 2]), (128, 128), negative=torch.zeros_like(text[:1]), steps=3
         )
         vq = model.sample_vq(latent, text, generators([1, 2]), steps=2)
         assert vq.isfinite().all()

@@ -37,47 +37,43 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from .canvas import to_images as to_images
-    from .checkpoints import CheckpointError as CheckpointError, load_network as load_network
+    from .checkpoints import load_network as load_network
     from .compressor import Compressor as Compressor, CompressorConfig as CompressorConfig
-    from .interpolation import between as between, slerp as slerp
+    from .files import CheckpointError as CheckpointError
+    from .interpolation import interpolate as interpolate, slerp as slerp
     from .pipeline import Wuerstchen as Wuerstchen
     from .placement import Placement as Placement, place as place
     from .sampling import generators as generators
-    from .settings import Settings as Settings, cells as cells
+    from .settings import Settings as Settings
+    from .sizes import cells as cells
     from .stage_a import StageA as StageA, StageAConfig as StageAConfig
     from .stage_b import StageB as StageB, StageBConfig as StageBConfig
     from .stage_c import StageC as StageC, StageCConfig as StageCConfig
-    from .stages import Texts as Texts
+    from .stages import TextFeatures as TextFeatures
     from .text import TextTower as TextTower
     from .text_encoder import TextEncoder as TextEncoder, TextEncoderConfig as TextEncoderConfig
     from .towers import load_text_tower as load_text_tower
 else:
-    ROOMS = {
-        "to_images": "canvas",
-        "CheckpointError": "checkpoints",
-        "load_network": "checkpoints",
-        "Compressor": "compressor",
-        "CompressorConfig": "compressor",
-        "between": "interpolation",
-        "slerp": "interpolation",
-        "Wuerstchen": "pipeline",
-        "Placement": "placement",
-        "place": "placement",
-        "generators": "sampling",
-        "Settings": "settings",
-        "cells": "settings",
-        "StageA": "stage_a",
-        "StageAConfig": "stage_a",
-        "StageB": "stage_b",
-        "StageBConfig": "stage_b",
-        "StageC": "stage_c",
-        "StageCConfig": "stage_c",
-        "Texts": "stages",
-        "TextTower": "text",
-        "TextEncoder": "text_encoder",
-        "TextEncoderConfig": "text_encoder",
-        "load_text_tower": "towers",
+    NAMES = {
+        "canvas": ("to_images",),
+        "checkpoints": ("load_network",),
+        "compressor": ("Compressor", "CompressorConfig"),
+        "files": ("CheckpointError",),
+        "interpolation": ("interpolate", "slerp"),
+        "pipeline": ("Wuerstchen",),
+        "placement": ("Placement", "place"),
+        "sampling": ("generators",),
+        "settings": ("Settings",),
+        "sizes": ("cells",),
+        "stage_a": ("StageA", "StageAConfig"),
+        "stage_b": ("StageB", "StageBConfig"),
+        "stage_c": ("StageC", "StageCConfig"),
+        "stages": ("TextFeatures",),
+        "text": ("TextTower",),
+        "text_encoder": ("TextEncoder", "TextEncoderConfig"),
+        "towers": ("load_text_tower",),
     }
+    ROOMS = {name: room for room, names in NAMES.items() for name in names}
     __all__ = list(ROOMS)
 
     def __getattr__(name: str) -> Any:

@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def start_program() -> None:
-    """Have SIGTERM end with half-written files removed, and stdout take any name."""
+    """Let SIGTERM remove half-written files, and stdout print any file name."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -59,8 +59,8 @@ def command(words: list[str]) -> None:
     elif words[:1] == ["convert"]:
         convert_source(words)
     else:
-        for told in paint(parse(words)):
-            print(told, flush=True)
+        for line in paint(parse(words)):
+            print(line, flush=True)
 
 
 def show_info(words: list[str]) -> None:

@@ -28,7 +28,7 @@ ONEDNN = {  # what oneDNN multiplies well here
     "AVX2": (torch.float32,),
 }.get(torch.backends.cpu.get_cpu_capability() if HAS_ONEDNN else "", ())
 WORTHWHILE = 2**16  # scores of a head per thread
-SCORES, ROWS = 2**21, 128  # of them at once, so that they stay in a CPU's cache, and fewest queries
+SCORES, ROWS = 2**21, 128  # at once, so that they stay in a CPU's cache; at least so many queries
 BAND = 2**20  # numbers of a map at once, likewise
 ALL = slice(None)
 
@@ -47,15 +47,15 @@ def linear(
     """
     if columns != ALL or (is_plain(layer) and takes_onednn(x, layer.weight)):
         y = product(x, *packed(layer, x, columns), activate=activate, plus=plus)
-        returned(layer)
+        release(layer)
         return y
-    return finished(layer(x), activate, plus)
+    return epilogue(layer(x), activate, plus)
 
 
 def is_plain(layer: Any) -> bool:
     """Whether a call of `layer` is a product with its weights, and nothing that others put around."""
     around = "forward" in vars(layer) or layer._forward_hooks or layer._forward_pre_hooks
-    return (type(layer) is nn.Linear or hasattr(layer, "fetched")) and not around
+    return (type(layer) is nn.Linear or hasattr(layer, "fetch")) and not around
 
 
 def product(
@@ -68,11 +68,10 @@ def product(
 ) -> Tensor:
     """Return `x` (..., D) times `weight` (D', D) plus `bias` (D',), then as `linear`."""
     if not takes_onednn(x, weight):
-        if (
-            weight.device.type == "mps"
-        ):  # versions of PyTorch read a part of a matrix as if it were whole
+        if weight.device.type == "mps":  # where a part of a matrix may be read as if it were whole
             weight = weight.contiguous()
-        return finished(F.linear(x.contiguous(), weight, bias), activate, plus)  # else row by row
+        # strided rows would be multiplied one by one
+        return epilogue(F.linear(x.contiguous(), weight, bias), activate, plus)
     fused: Any = torch.ops.mkldnn._linear_pointwise
     if not weight.is_mkldnn:
         weight = weight.contiguous()  # a thousand times slower without
@@ -84,7 +83,7 @@ def product(
     return y
 
 
-def finished(y: Tensor, activate: bool, plus: Tensor | None) -> Tensor:
+def epilogue(y: Tensor, activate: bool, plus: Tensor | None) -> Tensor:
     """Return the GELU of `y`, or its sum with `plus`, or `y`."""
     if activate:
         return F.gelu(y)
@@ -110,7 +109,7 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     rows, found = max(ROWS, SCORES // keys.shape[2]), []
     for q, k, v in zip(*heads, strict=True):
         if len(q) > rows:
-            k, v = in_order(k, rows), in_order(v, rows)
+            k, v = prepacked(k, rows), prepacked(v, rows)
         for some in torch.split(q, rows):
             found.append(product(product(some, k).softmax(dim=1).to(values.dtype), v))
     return torch.cat(found).view(queries.shape)
@@ -168,43 +167,43 @@ def drop_packed(network: nn.Module) -> None:
 
 
 def packed(layer: Any, like: Tensor, columns: slice = ALL) -> tuple[Tensor, Tensor]:
-    """Return `fetched`, the weight in oneDNN's order if the layer keeps it so."""
+    """Return `weight_and_bias`, the weight in oneDNN's order if the layer keeps it so."""
     kept = getattr(layer, "packed", None)
     if kept is None or not takes_onednn(like, layer.weight):
-        return fetched(layer, like, columns)
+        return weight_and_bias(layer, like, columns)
     key = (columns.start, columns.stop, like.dtype)
     if key not in kept:
-        weight, bias = fetched(layer, like, columns)
-        kept[key] = in_order(weight, like.numel() // like.shape[-1]), bias
+        weight, bias = weight_and_bias(layer, like, columns)
+        kept[key] = prepacked(weight, like.numel() // like.shape[-1]), bias
     found: tuple[Tensor, Tensor] = kept[key]
     return found
 
 
-def in_order(weight: Tensor, rows: int) -> Tensor:
+def prepacked(weight: Tensor, rows: int) -> Tensor:
     """Return a weight in the order in which oneDNN multiplies it with about so many rows."""
     order: Any = torch.ops.mkldnn._reorder_linear_weight
     packed: Tensor = order(weight.contiguous(), rows)
     return packed
 
 
-def fetched(layer: Any, like: Tensor, columns: slice = ALL) -> tuple[Tensor, Tensor]:
+def weight_and_bias(layer: Any, like: Tensor, columns: slice = ALL) -> tuple[Tensor, Tensor]:
     """Return weight and bias of `layer` on the device and in the dtype of `like`.
 
     Of the weight only `columns` are taken, those of some input features, and only they are moved.
 
     A layer of `ops` that does more than hold its weights (patch them, keep them elsewhere) has a
-    method `fetched(like)` that says how; without it they are cast as they are.
+    method `fetch(like)` that says how; without it they are cast as they are.
     """
-    if hasattr(layer, "fetched"):
-        weight, bias = layer.fetched(like)
+    if hasattr(layer, "fetch"):
+        weight, bias = layer.fetch(like)
         return weight[:, columns], bias
     return layer.weight[:, columns].to(like), layer.bias.to(like)
 
 
-def returned(layer: Any) -> None:
+def release(layer: Any) -> None:
     """Tell a layer that only lends its weights that the product with them has been asked for."""
-    if hasattr(layer, "returned"):
-        layer.returned()
+    if hasattr(layer, "release"):
+        layer.release()
 
 
 def takes_onednn(x: Tensor, weight: Tensor) -> bool:

@@ -63,7 +63,7 @@ def check_alike(
         CheckpointError: with the first tensor that differs, and both files.
     """
     for key in {**tensors, **others}:
-        ours, theirs = sort_of(tensors.get(key)), sort_of(others.get(key))
+        ours, theirs = shape_in_words(tensors.get(key)), shape_in_words(others.get(key))
         if ours != theirs:
             raise CheckpointError(
                 f"{other}: expected the shapes of {place}, with which it is to be blended, found "
@@ -71,7 +71,7 @@ def check_alike(
             )
 
 
-def sort_of(tensor: Tensor | None) -> str:
+def shape_in_words(tensor: Tensor | None) -> str:
     """Return in words what two tensors must have in common to be blended."""
     if tensor is None:
         return "missing"

@@ -20,7 +20,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .settings import SMALLEST_SIDE, Settings, cells, check_whole
+from .checks import check_whole
+from .settings import Settings
+from .sizes import SMALLEST_SIDE, cells
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -66,6 +68,8 @@ def canvas_for(settings: Settings) -> Canvas:
         raise ValueError(
             f"the mask must be of the image's size, {sizes[0]}, got {sizes[1]}; resize it"
         )
+    if mask is not None and mask.getextrema()[1] == 1:
+        raise ValueError("the mask must be white, 255, where to paint, its largest level is 1")
     size = settings.width or image.width, settings.height or image.height
     check_sides(*size)
     pixels = to_pixels(fitted(image, size))
@@ -78,8 +82,8 @@ def canvas_for(settings: Settings) -> Canvas:
     return bordered(F.pad(pixels, around, mode="replicate"), F.pad(anew, around, value=1.0))
 
 
-def given(settings: Settings) -> Hashable:
-    """Return what settings have in common that ask for the same canvas."""
+def canvas_key(settings: Settings) -> Hashable:
+    """Return a key that is the same for settings that ask for the same canvas."""
     named = [
         source if source is None or isinstance(source, (str, Path)) else id(source)
         for source in (settings.image, settings.mask)
@@ -133,7 +137,8 @@ def picture(source: Any, mode: str) -> "Image":
     """Return a picture as it is meant to be seen, in the mode "RGB" or "L".
 
     Args:
-        source: path of a file, a picture of Pillow's, or a uint8 array (H, W) or (H, W, 3).
+        source: path of a file, a picture of Pillow's, or an array, uint8 (H, W) or (H, W, 3) or
+            bool (H, W).
         mode: Pillow's name.
 
     Raises:
@@ -145,10 +150,14 @@ def picture(source: Any, mode: str) -> "Image":
     if isinstance(source, Image.Image):
         return upright(source, mode)
     if isinstance(source, np.ndarray):
-        if source.dtype != np.uint8 or (source.ndim, *source.shape[2:]) not in ((2,), (3, 3)):
+        levels = source * np.uint8(255) if source.dtype == bool else source
+        if levels.dtype != np.uint8 or (source.ndim, *source.shape[2:]) not in ((2,), (3, 3)):
             shape = f"{source.dtype} of the shape {source.shape}"
-            raise ValueError(f"an array as picture must be uint8, (H, W) or (H, W, 3), got {shape}")
-        return Image.fromarray(source).convert(mode)
+            raise ValueError(
+                "an array as picture must be uint8, (H, W) or (H, W, 3), or bool as mask, got "
+                f"{shape}"
+            )
+        return Image.fromarray(levels).convert(mode)
     try:
         with Image.open(os.path.expanduser(source)) as opened:
             return upright(opened, mode)

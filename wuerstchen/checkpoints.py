@@ -18,33 +18,19 @@ from torch.overrides import TorchFunctionMode
 
 from . import files
 from .blending import blended
+from .configs import config_from_entries, config_from_shapes, summary
 from .files import CheckpointError, Weights, first_line
 from .notation import parse_blend
 from .placement import Placement
 from .recognise import (
     KINDS,
-    Kind,
-    Recognised,
     compare,
     published_names,
     recognise,
     shortened,
     wrong_kind,
 )
-from .sizes import config_from_entries, config_from_shapes, summary
 from .writing import appearing
-
-__all__ = [
-    "KINDS",
-    "CheckpointError",
-    "Description",
-    "Kind",
-    "Recognised",
-    "convert",
-    "describe",
-    "load_network",
-    "recognise",
-]
 
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "position_ids")
 
@@ -188,7 +174,7 @@ def find_kind(source: str | Path, kind: str) -> Found:
     path = files.locate(source, KINDS[kind].folder)
     for weights in (candidates := files.read(path)):
         if recognise(weights.shapes).kind == kind:
-            return understood(weights, kind)
+            return interpret(weights, kind)
     raise refusal(candidates[0], kind)
 
 
@@ -213,7 +199,7 @@ def find_only(source: str | Path) -> Found:
         )
     if not known:
         raise refusal(candidates[0], None)
-    return understood(next(iter(known.values())), next(iter(known)))
+    return interpret(next(iter(known.values())), next(iter(known)))
 
 
 def refusal(weights: Weights, kind: str | None) -> CheckpointError:
@@ -223,7 +209,7 @@ def refusal(weights: Weights, kind: str | None) -> CheckpointError:
     )
 
 
-def understood(weights: Weights, kind: str) -> Found:
+def interpret(weights: Weights, kind: str) -> Found:
     """Return the tensors under published names, and the config from file or shapes."""
     try:
         tensors = published_names(weights.tensors)
@@ -244,7 +230,7 @@ def understood(weights: Weights, kind: str) -> Found:
 def built(found: Found, ops: Any, kind_of: type[Any] | None = None) -> nn.Module:
     """Return the network without memory; the found tensors are sure to fit."""
     entry = KINDS[found.kind]
-    with torch.device("meta"), Unfilled():
+    with torch.device("meta"), SkipInit():
         network: nn.Module = (kind_of or entry.network)(found.config, ops=ops)
         plain = entry.network(found.config)  # other layers may show their weights once loaded only
     differences = compare(plain.state_dict(), found.tensors)
@@ -257,7 +243,7 @@ def built(found: Found, ops: Any, kind_of: type[Any] | None = None) -> nn.Module
     return network
 
 
-class Unfilled(TorchFunctionMode):
+class SkipInit(TorchFunctionMode):
     """Builds layers without drawing their first numbers, for which PyTorch loads its compiler."""
 
     def __torch_function__(self, call: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -305,7 +291,7 @@ def described(path: Path) -> list[Description]:
 def config_in_words(weights: Weights, kind: str) -> str:
     """Return the sizes of a network, or why they do not do here."""
     try:
-        return summary(understood(weights, kind).config)
+        return summary(interpret(weights, kind).config)
     except CheckpointError as error:
         return f"none that runs here: {first_line(error.__cause__ or error)}"
 

@@ -169,6 +169,7 @@ def prepare_pixels(pixels: Tensor) -> Tensor:
         pixels.float(), size=size, mode="bilinear", antialias=True, align_corners=False
     )
     mean, std = (
-        torch.tensor(numbers, device=pixels.device).view(1, 3, 1, 1) for numbers in (MEAN, STD)
+        torch.tensor(numbers, dtype=torch.float32, device=pixels.device).view(1, 3, 1, 1)
+        for numbers in (MEAN, STD)
     )
     return (resized - mean) / std

@@ -303,7 +303,7 @@ def damaged(path: Path, error: Exception) -> CheckpointError:
 
 
 def program_in(path: Path, entries: Sequence[zipfile.ZipInfo]) -> str:
-    """Return what a file is that PyTorch before 2.6 reads without minding `weights_only`, "" if none."""
+    """Return what a file is that PyTorch before 2.6 loads in spite of `weights_only`, "" if another."""
     if any(entry.filename.endswith("constants.pkl") for entry in entries):
         return "a TorchScript program"
     try:

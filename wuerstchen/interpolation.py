@@ -26,6 +26,8 @@ def slerp(start: Tensor, end: Tensor, share: float, dims: int = 1, centre: float
         dims: how many of the last dimensions make a vector.
         centre: of the sphere, in each dimension; -1 for semantic latents 42 z - 1.
     """
+    if share in (0, 1):
+        return start if share == 0 else end.to(start.dtype)
     axes = tuple(range(-dims, 0))
     a, b = start.float() - centre, end.float() - centre
     tiny = torch.finfo(torch.float32).tiny
@@ -36,14 +38,13 @@ def slerp(start: Tensor, end: Tensor, share: float, dims: int = 1, centre: float
     along = (torch.sin((1 - share) * angle) * unit_a + torch.sin(share * angle) * unit_b) / (
         torch.sin(angle)
     )
-    round_way = along * torch.lerp(length_a, length_b, share)
-    straight = torch.lerp(a, b, share)
-    mixed = torch.where(cosine.abs() < NEARLY_PARALLEL, round_way, straight)
-    exact = start if share == 0 else end if share == 1 else mixed + centre
-    return exact.to(start.dtype)
+    arc = along * torch.lerp(length_a, length_b, share)
+    chord = torch.lerp(a, b, share)
+    mixed = torch.where(cosine.abs() < NEARLY_PARALLEL, arc, chord)
+    return (mixed + centre).to(start.dtype)
 
 
-def path(stops: int, frames: int) -> Iterator[tuple[int, float]]:
+def frame_positions(stops: int, frames: int) -> Iterator[tuple[int, float]]:
     """Yield, for each frame, the stop that lies before it and the share of the way to the next.
 
     The first frame is at the first stop, the last one at the last.
@@ -61,11 +62,11 @@ def path(stops: int, frames: int) -> Iterator[tuple[int, float]]:
         yield before, way - before
 
 
-def between(stops: Sequence[Tensor], frames: int, dims: int = 1, centre: float = 0.0) -> Tensor:
+def interpolate(stops: Sequence[Tensor], frames: int, dims: int = 1, centre: float = 0.0) -> Tensor:
     """Return `frames` tensors along the path through `stops`, each (1, ...), as one (frames, ...).
 
     Raises:
-        ValueError: as `path`, or if the stops differ in shape.
+        ValueError: as `frame_positions`, or if the stops differ in shape.
     """
     for one, other in pairwise(stops):
         if one.shape != other.shape:
@@ -74,6 +75,6 @@ def between(stops: Sequence[Tensor], frames: int, dims: int = 1, centre: float =
     return torch.cat(
         [
             slerp(stops[i], stops[i + 1], share, dims, centre)
-            for i, share in path(len(stops), frames)
+            for i, share in frame_positions(len(stops), frames)
         ]
     )

@@ -63,7 +63,7 @@ class Lora:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class Entry:
     """What a file holds for one name: tensors by role, for one layer or for three that are joined.
 
     Roles are "up", "down" and "alpha".
@@ -87,7 +87,7 @@ def load_lora(
     Raises:
         CheckpointError: if the source is missing or damaged, or anything in it does not fit.
     """
-    path = locate(source)
+    path = lora_file(source)
     weights, shapes = with_alphas(read(path)[0]), shapes_of(stage_c, text_tower)
     found = sorted_out(weights, addresses(shapes))
     if differences := faults(found, shapes):
@@ -102,7 +102,7 @@ def load_lora(
         ) from error
 
 
-def locate(source: str | Path) -> Path:
+def lora_file(source: str | Path) -> Path:
     """Return the weights file that `source` names."""
     path = resolve(source, extras=[*FILES, CONFIG_FILE])
     if path.is_file():
@@ -123,52 +123,52 @@ def with_alphas(weights: Weights) -> Weights:
     return replace(weights, tensors=weights.tensors | alphas)
 
 
-def sorted_out(weights: Weights, names: Mapping[str, tuple[Target, ...]]) -> list[Found]:
+def sorted_out(weights: Weights, names: Mapping[str, tuple[Target, ...]]) -> list[Entry]:
     """Return the file's tensors by layer; all of them belong to one.
 
     Raises:
         CheckpointError: if one does not, or is there twice.
     """
-    found: dict[tuple[Target, ...], Found] = {}
-    strangers, twins = [], []
+    found: dict[tuple[Target, ...], Entry] = {}
+    unknown, duplicates = [], []
     for key, tensor in weights.tensors.items():
         match = MATRIX.fullmatch(key) or ALPHA.fullmatch(key)
         targets = names.get(bare(match["layer"])) if match else None
         if match is None or targets is None:
-            strangers.append(key)
+            unknown.append(key)
             continue
         role = match.groupdict().get("role", "alpha")
-        entry = found.setdefault(targets, Found(name=match["layer"], targets=targets, tensors={}))
+        entry = found.setdefault(targets, Entry(name=match["layer"], targets=targets, tensors={}))
         if entry.tensors.setdefault(ROLES.get(role, role), tensor) is not tensor:
-            twins.append(key)
-    if strangers or not found:
-        raise refusal(weights, strangers)
+            duplicates.append(key)
+    if unknown or not found:
+        raise not_a_lora(weights, unknown)
     joined = {target for targets in found if len(targets) > 1 for target in targets}
-    twins += [
+    duplicates += [
         entry.name for (target, *more), entry in found.items() if not more and target in joined
     ]
-    if twins:
+    if duplicates:
         raise CheckpointError(
             f"{weights.place}: expected {EXPECTED}, found more than one update for the same layer "
-            f"({shortened(twins)}); save each LoRA as a file of its own"
+            f"({shortened(duplicates)}); save each LoRA as a file of its own"
         )
     return list(found.values())
 
 
-def refusal(weights: Weights, strangers: Sequence[str]) -> CheckpointError:
+def not_a_lora(weights: Weights, unknown: Sequence[str]) -> CheckpointError:
     """Return the error for a file with keys that fit no layer, or without any of a LoRA."""
-    family = family_of(strangers)
+    family = family_of(unknown)
     if not family and not any(MATRIX.fullmatch(key) for key in weights.tensors):
         what = recognise(weights.shapes).name
         family = "no LoRA known here" if what == "unknown" else what
     this = f"this is {family}" if family else "found one for other layers"
-    keys = f"{len(strangers)} of {len(weights.tensors)} keys fit no layer"
-    if strangers:
-        keys += f": {shortened(list(strangers))}"
+    keys = f"{len(unknown)} of {len(weights.tensors)} keys fit no layer"
+    if unknown:
+        keys += f": {shortened(list(unknown))}"
     return CheckpointError(f"{weights.place}: expected {EXPECTED}, {this} ({keys}); {ADVICE}")
 
 
-def faults(found: Sequence[Found], shapes: Shapes) -> str:
+def faults(found: Sequence[Entry], shapes: Shapes) -> str:
     """Return in words what is wrong with the tensors of a file, "" if nothing is."""
     groups: dict[str, list[str]] = {}
     for entry in found:
@@ -177,8 +177,8 @@ def faults(found: Sequence[Found], shapes: Shapes) -> str:
         if missing:
             groups.setdefault(f"without {' and '.join(missing)}", []).append(entry.name)
             continue
-        if wrong := misshapen(entry, shapes):
-            groups.setdefault("misshapen", []).append(f"{entry.name} {wrong}")
+        if wrong := wrong_shapes(entry, shapes):
+            groups.setdefault("of another shape", []).append(f"{entry.name} {wrong}")
         floats = tensors["up"].is_floating_point() and tensors["down"].is_floating_point()
         if not floats or not all(t.float().isfinite().all() for t in tensors.values()):
             groups.setdefault("with other than finite floats", []).append(entry.name)
@@ -187,7 +187,7 @@ def faults(found: Sequence[Found], shapes: Shapes) -> str:
     )
 
 
-def misshapen(entry: Found, shapes: Shapes) -> str:
+def wrong_shapes(entry: Entry, shapes: Shapes) -> str:
     """Return the wrong shapes in words, "" if they are right."""
     up, down = entry.tensors["up"], entry.tensors["down"]
     rows = sum(shapes[target][0] for target in entry.targets)
@@ -201,7 +201,7 @@ def misshapen(entry: Found, shapes: Shapes) -> str:
     return f"up {list(up.shape)} and down {list(down.shape)} for {rows} rows, {columns} columns"
 
 
-def split(entry: Found, config: Mapping[str, Any]) -> Iterator[tuple[Target, Update]]:
+def split(entry: Entry, config: Mapping[str, Any]) -> Iterator[tuple[Target, Update]]:
     """Yield the update of each layer that an entry is for."""
     up, down = entry.tensors["up"].detach(), entry.tensors["down"].detach()
     rank = len(down)

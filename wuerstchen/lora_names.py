@@ -59,7 +59,7 @@ OTHER_NAMES = (
 )
 JOINED, PARTS_OF_JOINED = (".attn", ".attn.in_proj"), (".to_q", ".to_k", ".to_v")
 
-# What a file is that has a key like this; the first that fits.
+# What else a file is, by a pattern that one of its keys matches; the first match counts.
 FAMILIES = {
     r".*(hada_|lokr_|oft_|dora_scale|lora_magnitude_vector|lora_mid)": "a LoHa, LoKr or DoRA, "
     "whose updates are no plain product",

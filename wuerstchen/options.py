@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from . import __version__
-from .pictures import facts_of
-from .settings import PRESETS, READERS, SAMPLERS, Settings, check_choice, whole
+from .checks import check_choice
+from .pictures import read_metadata
+from .settings import PRESETS, READERS, SAMPLERS, Settings, whole
 
 LISTS = ("wanted", "image", "lora")  # what is given takes the place of all that was
 NOTHING = (None, "", (0, 0, 0, 0))  # defaults that need no word
@@ -52,11 +53,13 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
         OSError: if the picture of --from is not there.
     """
     parser = paint_parser()
-    words, dashed = parted(words)
+    words, dashed = split_at_dashes(words)
     args = parser.parse_intermixed_args(words)
     before: dict[str, Any] = {}
     if args.repeat is not None:
-        before |= facts_of(args.repeat)
+        before |= read_metadata(args.repeat)
+    if args.prompts is not None:  # a file of them takes the place of the picture's
+        before = {name: before[name] for name in before.keys() - {"wanted", "interpolate"}}
     if args.preset is not None:
         check_choice("preset", args.preset, list(PRESETS))
         before |= PRESETS[args.preset]
@@ -69,7 +72,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     return args
 
 
-def parted(words: Sequence[str]) -> tuple[list[str], list[str]]:
+def split_at_dashes(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """Return the words before a "--", options among them, and those behind it, which are prompts."""
     at = words.index("--") if "--" in words else len(words)
     return list(words[:at]), list(words[at + 1 :])
@@ -160,7 +163,7 @@ def add_prompt_options(group: Any) -> None:
     group.add_argument(
         "--prompts",
         metavar="FILE",
-        type=local,
+        type=expanded_path,
         help="paint the prompts of a .txt file (one a line), or a .csv or .jsonl file (a column "
         "or entry prompt, others named as in Settings: guidance is --cfg) into the folder "
         "--output; run again, it goes on where it was interrupted",
@@ -174,14 +177,14 @@ def add_prompt_options(group: Any) -> None:
     group.add_argument(
         "--interpolate",
         metavar="N",
-        type=said(whole),
+        type=argparse_type(whole),
         help="N pictures along the path from the first prompt (or --image) to the last",
     )
     group.add_argument(
         "--from",
         dest="repeat",
         metavar="PICTURE",
-        type=local,
+        type=expanded_path,
         help="repeat a picture from the settings in its file; options you give override them",
     )
 
@@ -267,7 +270,7 @@ def add_settings(group: Any, settings: dict[str, str]) -> None:
             flag,
             dest=name,
             metavar=metavar,
-            type=read and said(read),
+            type=read and argparse_type(read),
             default=default,
             help=about if default in NOTHING else f"{about} (default: {default})",
         )
@@ -278,7 +281,7 @@ def add_output_options(group: Any) -> None:
     group.add_argument(
         "--output",
         metavar="PATH",
-        type=local,
+        type=expanded_path,
         default=Path("wuerstchen-output"),
         help="a folder, which gets 00000.png and so on, after the highest number in it, in the "
         "order of the prompts; or a name ending in .png for one picture, which replaces a file of "
@@ -287,12 +290,12 @@ def add_output_options(group: Any) -> None:
     group.add_argument("--grid", action="store_true", help="also write all pictures on one sheet")
 
 
-def local(text: str) -> Path:
+def expanded_path(text: str) -> Path:
     """Return the path that a word names; "~" is the home folder, behind a "=" as well."""
     return Path(os.path.expanduser(text))
 
 
-def said(read: Callable[[str], Any]) -> Callable[[str], Any]:
+def argparse_type(read: Callable[[str], Any]) -> Callable[[str], Any]:
     """Return a reader of a word whose refusals the parser hands on."""
 
     def read_or_refuse(text: str) -> Any:

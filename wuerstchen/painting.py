@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import __version__
+from .checks import check_text
 from .notation import parse_blend, parse_lora
 from .pictures import SOURCES, check_output, contact_sheet, save
 from .prompt_files import Job, manifest, read_jobs, write_manifest
-from .settings import Settings, check_text
+from .settings import Settings
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -39,7 +40,7 @@ def paint(args: argparse.Namespace) -> Iterator[Path | str]:
     """
     for prompt in args.wanted:
         check_text("a prompt", prompt)
-    with memory_in_words(args.device):
+    with explain_out_of_memory(args.device):
         if args.prompts is not None:
             yield from paint_file(args)
         elif args.interpolate is not None:
@@ -48,7 +49,7 @@ def paint(args: argparse.Namespace) -> Iterator[Path | str]:
             yield from paint_prompts(args)
 
 
-def options(args: argparse.Namespace) -> dict[str, Any]:
+def settings_in(args: argparse.Namespace) -> dict[str, Any]:
     """Return the settings among the options, by name; the image is the first."""
     values = {name: getattr(args, name) for name in vars(Settings())}
     return {**values, "image": next(iter(args.image), None)}
@@ -56,7 +57,7 @@ def options(args: argparse.Namespace) -> dict[str, Any]:
 
 def paint_prompts(args: argparse.Namespace) -> Iterator[Path]:
     """Paint one prompt after the other, each with its batch."""
-    settings = Settings(**options(args))
+    settings = Settings(**settings_in(args))
     if not args.wanted:
         raise ValueError("a PROMPT is needed, got none (see wuerstchen --help)")
     if len(args.image) > 1:
@@ -111,7 +112,7 @@ def stops(args: argparse.Namespace) -> tuple[list[str], list[Settings]]:
         )
     if args.mask is not None or any(args.outpaint):
         raise ValueError("--interpolate leads between whole images; give no --mask or --outpaint")
-    settings = [Settings(**options(args) | {"image": image}) for image in images or [None]]
+    settings = [Settings(**settings_in(args) | {"image": image}) for image in images or [None]]
     if len(sizes := image_sizes(settings)) > 1:
         found = " and ".join(f"{width}×{height}" for width, height in sorted(sizes))
         raise ValueError(
@@ -129,7 +130,7 @@ def paint_file(args: argparse.Namespace) -> Iterator[str]:
         raise ValueError(
             "--prompts FILE stands alone, without PROMPT, --interpolate, --grid or several images"
         )
-    jobs = read_jobs(args.prompts, options(args))
+    jobs = read_jobs(args.prompts, settings_in(args))
     total = sum(map(len, jobs))
     check_output(args.output, max(total, 2), grid=False)
     text = manifest(args.output, jobs, sources(args))
@@ -184,14 +185,14 @@ def check_sources(args: argparse.Namespace, loras: Sequence[str]) -> None:
 
 def image_sizes(settings: Sequence[Settings]) -> set[tuple[int, int]]:
     """Return the sizes of the pictures to paint over, once all of them can be used."""
-    from .canvas import canvas_for, given
+    from .canvas import canvas_for, canvas_key
 
-    each = {given(one): one for one in settings if one.image is not None}
+    each = {canvas_key(one): one for one in settings if one.image is not None}
     return {canvas_for(one).size for one in each.values()}
 
 
 @contextmanager
-def memory_in_words(device: str) -> Iterator[None]:
+def explain_out_of_memory(device: str) -> Iterator[None]:
     """Say what needs less memory where the device has too little."""
     try:
         yield

@@ -84,7 +84,7 @@ def parameters(about: dict[str, Any]) -> str:
     return f"{about['prompt']}\n{negative}{line}"
 
 
-def facts_of(path: Path) -> dict[str, Any]:
+def read_metadata(path: Path) -> dict[str, Any]:
     """Return what a picture's file says about its making, by the names of the command's options.
 
     Raises:
@@ -96,7 +96,7 @@ def facts_of(path: Path) -> dict[str, Any]:
     try:
         with Image.open(path) as image:
             texts = dict(image.info)
-    except UnidentifiedImageError as error:
+    except (UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path}: expected a picture, could not decode it ({error})") from error
     if "wuerstchen" not in texts and {"workflow", "prompt"} & texts.keys():
         raise ValueError(f"{path} was made by a graph; drop it onto ComfyUI's window to open that")

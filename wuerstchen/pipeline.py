@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from .canvas import Canvas, canvas_for, given, to_images
+from .canvas import Canvas, canvas_for, canvas_key, to_images
 from .checkpoints import load_network
+from .checks import check_text
 from .compiling import check_compiler, compile_blocks
 from .compressor import Compressor
 from .files import CheckpointError
-from .interpolation import path, slerp
+from .interpolation import frame_positions, slerp
 from .placement import Placement, Quantize, place
 from .sampling import LATENT_SHIFT, generators
-from .settings import Settings, check_text
+from .settings import Settings
 from .sources import (
     PUBLISHED_COMPRESSOR,
     compressor_of,
@@ -32,7 +33,7 @@ from .sources import (
 from .stage_a import StageA
 from .stage_b import StageB
 from .stage_c import StageC
-from .stages import Stages, Texts
+from .stages import Stages, TextFeatures
 from .towers import load_text_tower
 
 if TYPE_CHECKING:
@@ -44,14 +45,14 @@ class Order(NamedTuple):
 
     Attributes:
         text: features of its prompt.
-        unwanted: features of what to lead away from.
+        negative: features of what to lead away from.
         settings: of this image alone, with its size.
         canvas: the picture to paint over, if there is one.
         semantic: the semantic latent to paint over, (1, 16, h, w), if there is one.
     """
 
-    text: Texts
-    unwanted: Texts
+    text: TextFeatures
+    negative: TextFeatures
     settings: Settings
     canvas: Canvas | None
     semantic: Tensor | None
@@ -64,19 +65,21 @@ class Order(NamedTuple):
         return width + left + right, height + top + bottom
 
     @property
-    def alike(self) -> Any:
+    def shapes(self) -> tuple[Any, ...]:
+        """The shape of its canvas, if it has one, and the lengths of its texts."""
+        canvas = None if self.canvas is None else self.canvas.pixels.shape
+        return canvas, *(part.shape[1] for texts in (self.text, self.negative) for part in texts)
+
+    @property
+    def batch_key(self) -> Any:
         """What the images that are painted at once have in common."""
-        lengths = [part.shape[1] for texts in (self.text, self.unwanted) for part in texts]
-        one = replace(self.settings, negative="", seed=0, decoder_seed=None)
-        over = None if self.canvas is None else self.canvas.pixels.shape
-        return replace(one, **NO_IMAGE), self.settings.anew, over, tuple(lengths)
-
-
-NO_IMAGE: dict[str, Any] = {"image": None, "mask": None, "strength": None, "outpaint": (0, 0, 0, 0)}
+        s = replace(self.settings, negative="", seed=0, decoder_seed=None)
+        s = replace(s, image=None, mask=None, strength=None, outpaint=(0, 0, 0, 0))
+        return s, self.settings.effective_strength, self.shapes
 
 
 class Wuerstchen(Stages):
-    """A model, ready to paint."""
+    """A model, ready to paint; for one thread at a time, unless its weights stay on the device."""
 
     @classmethod
     def load(
@@ -123,9 +126,9 @@ class Wuerstchen(Stages):
             check_compiler(placement.device)
         prior = published_pair(model)[0] if prior is None else prior
         decoder = published_pair(model)[1] if decoder is None else decoder
-        lean = replace(placement, quantize=cast(Quantize, quantize))
-        stage_c = cast(StageC, load_network(prior, "stage_c", lean))
-        stage_b = cast(StageB, load_network(decoder, "stage_b", lean))
+        quantized = replace(placement, quantize=cast(Quantize, quantize))
+        stage_c = cast(StageC, load_network(prior, "stage_c", quantized))
+        stage_b = cast(StageB, load_network(decoder, "stage_b", quantized))
         prior_home = prior if is_whole(prior) else published_pair(model)[0]
         decoder_home = decoder if is_whole(decoder) else published_pair(model)[1]
         stages = cls(
@@ -134,11 +137,11 @@ class Wuerstchen(Stages):
             decoder_text=load_text_tower(decoder_home, placement),
             stage_b=stage_b,
             stage_a=cast(StageA, load_network(stage_a or decoder_home, "stage_a", placement)),
-            load_compressor=partial(read_compressor, compressor, decoder_home, placement),
+            compressor_loader=partial(read_compressor, compressor, decoder_home, placement),
             placement=placement,
             native_size=native_size(prior_home),
             progress=progress,
-            records=compile,
+            cuda_graphs=compile,
         )
         if compile:
             for network in (stages.stage_c, stages.stage_b, stages.stage_a):
@@ -159,7 +162,7 @@ class Wuerstchen(Stages):
         Args:
             prompts: one or several.
             settings: how to paint, for all or for each of them.
-            changes: fields of `Settings`, in place of those in `settings`.
+            changes: fields of `Settings` (width, steps, seed and others), in place of those there.
 
         Raises:
             OSError: if an image or a mask is not there.
@@ -177,14 +180,15 @@ class Wuerstchen(Stages):
     ) -> "list[Image]":
         """Return `frames` images along the path from the first prompt through each to the last.
 
-        Between two prompts lie their features and, where they have an image, their semantic
-        latents; all else is as for the first. Give images a strength of 0 to see pure decodes.
+        The features of two prompts are interpolated and, where they have images, the semantic
+        latents, too; all other settings are the first's. Give images a strength of 0 to see pure
+        decodes.
 
         Args:
             prompts: stops of the path, or one prompt for several images.
             frames: at least 2; the first is the first stop, the last the last.
             settings: how to paint, for all or for each of them; `batch` images are painted at once.
-            changes: fields of `Settings`, in place of those in `settings`.
+            changes: fields of `Settings` (width, steps, seed and others), in place of those there.
 
         Raises:
             OSError: as `paint`.
@@ -206,30 +210,31 @@ class Wuerstchen(Stages):
         stops = self._orders([(prompt, replace(s, batch=1)) for prompt, s in asked])
         if any(stop.settings.mask is not None or any(stop.settings.outpaint) for stop in stops):
             raise ValueError("a path leads between whole images; give it no mask and no outpaint")
-        if len({(stop.size, stop.alike[2:]) for stop in stops}) > 1:
+        if len({(stop.size, stop.shapes) for stop in stops}) > 1:
             raise ValueError(
                 "the stops of a path must be of one size, all or none of them with an image, and "
                 "their texts of one length"
             )
-        way = list(path(len(stops), frames))
+        way = list(frame_positions(len(stops), frames))
         for first in range(0, frames, at_once):
-            yield from self._painted(
-                [mixed(stops[i], stops[i + 1], share) for i, share in way[first : first + at_once]]
-            )
+            some = [
+                mixed(stops[i], stops[i + 1], share) for i, share in way[first : first + at_once]
+            ]
+            yield from self._painted([one._replace(settings=stops[0].settings) for one in some])
 
     def _orders(self, asked: Sequence[tuple[str, Settings]]) -> list[Order]:
         """Return an order per image, in their order, with each text and each picture read once."""
         known = self._texts([(t, s.weighting) for prompt, s in asked for t in (prompt, s.negative)])
         canvases: dict[Any, tuple[Canvas | None, Tensor | None]] = {}
         for _, s in asked:
-            if given(s) not in canvases:
-                canvases[given(s)] = self._canvas(s)
+            if canvas_key(s) not in canvases:
+                canvases[canvas_key(s)] = self._canvas(s)
         orders: list[Order] = []
         for prompt, s in asked:
-            texts, unwanted = known[prompt, s.weighting], known[s.negative, s.weighting]
-            canvas, semantic = canvases[given(s)]
+            texts, negative = known[prompt, s.weighting], known[s.negative, s.weighting]
+            canvas, semantic = canvases[canvas_key(s)]
             alone = [self._sized(s, canvas).alone(i) for i in range(s.batch)]
-            orders += [Order(texts, unwanted, one, canvas, semantic) for one in alone]
+            orders += [Order(texts, negative, one, canvas, semantic) for one in alone]
         return orders
 
     def _canvas(self, s: Settings) -> tuple[Canvas | None, Tensor | None]:
@@ -247,7 +252,7 @@ class Wuerstchen(Stages):
             )
         return s.sized(*canvas.size)
 
-    def _texts(self, asked: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Texts]:
+    def _texts(self, asked: Sequence[tuple[str, str]]) -> dict[tuple[str, str], TextFeatures]:
         """Return the features of texts with their weighting, each read once."""
         found = {}
         for weighting in dict.fromkeys(weighting for _, weighting in asked):
@@ -255,14 +260,14 @@ class Wuerstchen(Stages):
             towers = (self.prior_text, self.decoder_text)
             features = [tower.encode_each(texts, weighting) for tower in towers]
             for text, prior, decoder in zip(texts, *features, strict=True):
-                found[text, weighting] = Texts(prior, decoder)
+                found[text, weighting] = TextFeatures(prior, decoder)
         return found
 
     def _painted(self, orders: Sequence[Order]) -> "list[Image]":
         """Return the image of each order; those that are alike are painted at once."""
         groups: dict[Any, list[int]] = {}
         for i, order in enumerate(orders):
-            groups.setdefault(order.alike, []).append(i)
+            groups.setdefault(order.batch_key, []).append(i)
         painted: dict[int, Image] = {}
         for members in groups.values():
             images = self._paint_alike([orders[i] for i in members])
@@ -272,16 +277,16 @@ class Wuerstchen(Stages):
     def _paint_alike(self, orders: Sequence[Order]) -> "list[Image]":
         """Return the images of orders that differ in texts, seeds and pictures only."""
         s = orders[0].settings
-        rows = generators([order.settings.seed for order in orders])
-        semantic = self._semantic(orders, rows)
+        rngs = generators([order.settings.seed for order in orders])
+        semantic = self._semantic(orders, rngs)
         for i, order in enumerate(orders):
             if order.settings.decoder_seed is not None:
-                (rows[i],) = generators([order.settings.decoder_seed])
+                (rngs[i],) = generators([order.settings.decoder_seed])
         vq = self.sample_vq(
             semantic,
             torch.cat([order.text.decoder for order in orders]),
-            rows,
-            unwanted=torch.cat([order.unwanted.decoder for order in orders]),
+            rngs,
+            negative=torch.cat([order.negative.decoder for order in orders]),
             steps=s.decoder_steps,
             sampler=s.decoder_sampler,
             guidance=s.decoder_guidance,
@@ -294,14 +299,14 @@ class Wuerstchen(Stages):
             images += to_images(one if canvas is None else canvas.keep(one, s.feather), order.size)
         return images
 
-    def _semantic(self, orders: Sequence[Order], rows: Sequence[torch.Generator]) -> Tensor:
+    def _semantic(self, orders: Sequence[Order], rngs: Sequence[torch.Generator]) -> Tensor:
         """Return the semantic latents of orders that are alike."""
         s = orders[0].settings
         run = partial(
             self.sample_semantic,
             torch.cat([order.text.prior for order in orders]),
-            rows,
-            unwanted=torch.cat([order.unwanted.prior for order in orders]),
+            rngs,
+            negative=torch.cat([order.negative.prior for order in orders]),
             steps=s.steps,
             sampler=s.sampler,
             guidance=s.guidance,
@@ -311,10 +316,10 @@ class Wuerstchen(Stages):
         if orders[0].canvas is None:
             return run(orders[0].size)
         known = torch.cat([cast(Tensor, order.semantic) for order in orders])
-        if s.anew == 0:
+        if s.effective_strength == 0:
             return known
         masks = [cast(Canvas, order.canvas).cells(*known.shape[2:]) for order in orders]
-        return run(latent=known, start=s.anew, mask=torch.cat(masks))
+        return run(latent=known, start=s.effective_strength, mask=torch.cat(masks))
 
 
 def paired(
@@ -362,8 +367,10 @@ def read_compressor(
 
 def mixed(start: Order, end: Order, share: float) -> Order:
     """Return the order at `share` of the way between two."""
-    parts = [(start.text, end.text), (start.unwanted, end.unwanted)]
-    texts = [Texts(*(slerp(a, b, share) for a, b in zip(*pair, strict=True))) for pair in parts]
+    parts = [(start.text, end.text), (start.negative, end.negative)]
+    texts = [
+        TextFeatures(*(slerp(a, b, share) for a, b in zip(*pair, strict=True))) for pair in parts
+    ]
     semantic = start.semantic
     if semantic is not None and end.semantic is not None:
         semantic = slerp(semantic, end.semantic, share, dims=3, centre=-LATENT_SHIFT)

@@ -58,8 +58,8 @@ class Placement:
         return Streamed if self.offload == "layer" or self.quantize == "int8" else nn
 
     @property
-    def can_repeat(self) -> bool:
-        """Whether the device can repeat a network's step by itself, with no weights to be fetched."""
+    def can_capture(self) -> bool:
+        """Whether a step can be captured as a CUDA graph: no weights are fetched in it."""
         return self.device.type == "cuda" and self.offload != "layer"
 
     def settle(self, network: Network) -> Network:
@@ -75,16 +75,16 @@ class Placement:
         return network.to(self.device if self.offload == "none" else CPU)
 
     @contextmanager
-    def running(self, network: nn.Module, *, often: bool = True) -> Iterator[None]:
+    def running(self, network: nn.Module, *, pack: bool = True) -> Iterator[None]:
         """Bring a settled `network` to the device for a run, and its weights off again afterwards.
 
-        `often` says that it is called so many times that packing its weights first is worthwhile.
+        `pack`: whether its weights are packed first, which pays if it is called many times.
 
         With "layer" a network built from `ops` stays on the CPU; any other moves as with "stage".
         """
         stays = self.offload == "none" or self.device == CPU
         if stays or (self.offload == "layer" and is_streamed(network)):
-            with packing(network) if often and self.offload == "none" else nullcontext():
+            with packing(network) if pack and self.offload == "none" else nullcontext():
                 yield
             return
         rest = weights(network)
@@ -118,6 +118,7 @@ def choose_device(name: str = "auto") -> torch.device:
         ValueError: if the name is unknown or this machine has no such device.
     """
     available = available_devices()
+    name = {"cpu:0": "cpu", "mps:0": "mps"}.get(name, name)  # as tensors may call them
     if name == "auto":
         return torch.device("cuda" if "cuda:0" in available else available[-1])
     kind, _, number = name.partition(":")
@@ -177,18 +178,18 @@ class Streamed:
             self.weight = nn.Parameter(numbers, requires_grad=False)
             self.register_buffer("scale", scale)
 
-        def fetched(self, like: Tensor) -> tuple[Tensor, Tensor | None]:
+        def fetch(self, like: Tensor) -> tuple[Tensor, Tensor | None]:
             """Return weight and bias at the device and in the dtype of `like`."""
-            return fetched(self, like)
+            return cast_weights(self, like)
 
         def forward(self, x: Tensor) -> Tensor:
-            return F.linear(x, *fetched(self, x))
+            return F.linear(x, *cast_weights(self, x))
 
     class Conv2d(nn.Conv2d):
         """A convolution that fetches its weights."""
 
         def forward(self, x: Tensor) -> Tensor:
-            weight, bias = fetched(self, x)
+            weight, bias = cast_weights(self, x)
             y: Tensor = self._conv_forward(x, weight, bias)
             return y
 
@@ -203,7 +204,7 @@ class Streamed:
                 self.groups,
                 self.dilation,
             )
-            weight, bias = fetched(self, x)
+            weight, bias = cast_weights(self, x)
             y: Tensor = F.conv_transpose2d(x, weight, bias, *sides)
             return y
 
@@ -215,7 +216,7 @@ class Streamed:
             return found.to(numbers.device)
 
 
-def fetched(layer: Any, like: Tensor) -> tuple[Tensor, Tensor | None]:
+def cast_weights(layer: Any, like: Tensor) -> tuple[Tensor, Tensor | None]:
     """Return weight and bias of `layer` at the device and in the dtype of `like`."""
     weight, bias = layer.weight.to(like.device).to(like.dtype), layer.bias
     if not layer.weight.is_floating_point():

@@ -19,8 +19,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from .checks import check_text
 from .pictures import MANIFEST
-from .settings import Settings, check_text
+from .settings import Settings
 from .writing import appearing
 
 
@@ -93,7 +94,7 @@ def csv_rows(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
             continue
         if None in row:
             raise ValueError(f"line {reader.line_num} has more cells than the header")
-        yield reader.line_num, {name.strip().lower(): cell for name, cell in row.items()}
+        yield reader.line_num, {n.strip().lower(): cell for n, cell in row.items() if n or cell}
 
 
 def json_rows(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -141,7 +142,7 @@ def manifest(folder: Path, jobs: Sequence[Sequence[Job]], sources: dict[str, Any
     path = folder / MANIFEST
     is_begun = path.exists() and any(folder.glob("*.png"))
     before = path.read_text(encoding="utf-8").splitlines() if is_begun else []
-    if list(map(wanted, before)) != list(map(wanted, lines[: len(before)])):
+    if list(map(manifest_entry, before)) != list(map(manifest_entry, lines[: len(before)])):
         raise ValueError(
             f"{path} is of other prompts, settings or sources; give them as they were, to go on, "
             "or another --output"
@@ -163,7 +164,7 @@ def write_manifest(folder: Path, text: str) -> None:
         part.write_text(text, encoding="utf-8")
 
 
-def wanted(line: str) -> dict[str, Any]:
+def manifest_entry(line: str) -> dict[str, Any]:
     """Return what a line of a manifest says of a picture, but for the version; {} of any other line."""
     try:
         entries = dict(json.loads(line))

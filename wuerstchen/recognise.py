@@ -25,7 +25,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 class Kind:
     """A network of Würstchen v2, and where it is published.
 
-    `advice` says what to do with it, `marks` are keys that together no other network has, `prefix`
+    `advice` says what to do with it, `signature` are keys that together no other network has, `prefix`
     is what its published keys begin with.
     """
 
@@ -35,7 +35,7 @@ class Kind:
     name: str
     advice: str
     repository: str
-    marks: tuple[str, ...]
+    signature: tuple[str, ...]
     prefix: str = ""
 
 
@@ -47,7 +47,7 @@ KINDS = {
         name="Stage A (the VQGAN)",
         advice="it is the VAE of the decoder (folder vqgan of a pipeline)",
         repository="warp-ai/wuerstchen",
-        marks=("in_block.1.weight", "out_block.0.weight"),
+        signature=("in_block.1.weight", "out_block.0.weight"),
     ),
     "stage_b": Kind(
         network=StageB,
@@ -56,7 +56,7 @@ KINDS = {
         name="Stage B (the decoder)",
         advice="give it as the decoder",
         repository="warp-ai/wuerstchen",
-        marks=("clip_mapper.weight", "embedding.1.weight", "clf.1.weight"),
+        signature=("clip_mapper.weight", "embedding.1.weight", "clf.1.weight"),
     ),
     "stage_c": Kind(
         network=StageC,
@@ -65,7 +65,7 @@ KINDS = {
         name="Stage C (the prior)",
         advice="give it as the prior",
         repository="warp-ai/wuerstchen-prior",
-        marks=("projection.weight", "cond_mapper.0.weight"),
+        signature=("projection.weight", "cond_mapper.0.weight"),
     ),
     "compressor": Kind(
         network=Compressor,
@@ -74,7 +74,7 @@ KINDS = {
         name="the semantic compressor (EfficientNetV2)",
         advice="give it as the compressor",
         repository="warp-ai/EfficientNetEncoder",
-        marks=("backbone.0.0.weight", "mapper.0.weight"),
+        signature=("backbone.0.0.weight", "mapper.0.weight"),
     ),
     "text_encoder": Kind(
         network=TextEncoder,
@@ -83,7 +83,7 @@ KINDS = {
         name="a CLIP text tower",
         advice="it belongs into the folder text_encoder of a pipeline",
         repository="warp-ai/wuerstchen-prior for Stage C, warp-ai/wuerstchen for Stage B",
-        marks=("embeddings.token_embedding.weight", "embeddings.position_embedding.weight"),
+        signature=("embeddings.token_embedding.weight", "embeddings.position_embedding.weight"),
         prefix="text_model.",
     ),
 }
@@ -102,8 +102,8 @@ PREFIXES = (
 # Keys that are left out on purpose, and why.
 DROPPED = {"embeddings.position_ids": "the numbers 0 to 76, which need not be kept"}
 
-# What a file with a key like this is instead; the first that fits.
-FOREIGNERS = {
+# What else a file is, by a pattern that one of its keys matches; the first match counts.
+OTHER_MODELS = {
     r"lora_prior_unet[_.](down|up)_blocks": "a kohya LoRA for Stable Cascade",
     r"lora_unet_(?!blocks_\d)": "a kohya LoRA for Stable Diffusion",
     r"lora_(prior_)?te\d?[_.]|.*(lora_[AB]\.|lora[._](down|up)\.|\.hada_|\.lokr_)": "a LoRA (it is added "
@@ -134,11 +134,11 @@ def recognise(shapes: Shapes) -> Recognised:
     """Return what the tensors of these names and shapes are."""
     prefix = common_prefix(shapes)
     bare = {key.removeprefix(prefix): tuple(shape) for key, shape in shapes.items()}
-    foreigner = foreign_name(bare)
-    if foreigner is not None:
-        return Recognised(kind=None, layout="", name=foreigner)
+    other = other_model(bare)
+    if other is not None:
+        return Recognised(kind=None, layout="", name=other)
     for kind, entry in KINDS.items():
-        if all(mark in bare for mark in entry.marks):
+        if all(mark in bare for mark in entry.signature):
             original = any(".attn." in key or "codebook" in key for key in bare)
             return Recognised(
                 kind=kind, layout="original" if original else "diffusers", name=entry.name
@@ -146,9 +146,9 @@ def recognise(shapes: Shapes) -> Recognised:
     return Recognised(kind=None, layout="", name="unknown")
 
 
-def foreign_name(shapes: Shapes) -> str | None:
+def other_model(shapes: Shapes) -> str | None:
     """Return the name of a network that is not of Würstchen v2; None if it may be."""
-    for pattern, name in FOREIGNERS.items():
+    for pattern, name in OTHER_MODELS.items():
         if any(re.match(pattern, key) for key in shapes):
             return name
     # Same keys as in v2; the text tower was CLIP-H, with 1024 features instead of 1280.
@@ -216,7 +216,7 @@ def wrong_kind(place: str, shapes: Shapes, what: Recognised, kind: str | None) -
     else:
         advice = "the published ones are at warp-ai/wuerstchen and warp-ai/wuerstchen-prior"
     prefix = common_prefix(shapes)
-    lacking = [mark for mark in wanted.marks if prefix + mark not in shapes] if wanted else []
+    lacking = [mark for mark in wanted.signature if prefix + mark not in shapes] if wanted else []
     missing = f"no {lacking[0]} but " if lacking else ""
     keys = shortened(list(shapes)) or "no tensors"
     name = "not a network known here" if what.name == "unknown" else what.name
@@ -228,7 +228,7 @@ def compare(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
     missing = [key for key in wanted if key not in given]
     unexpected = [key for key in given if key not in wanted]
     shared = [key for key in wanted if key in given]
-    misshapen = [
+    of_other_shape = [
         f"{key} {list(given[key].shape)} instead of {list(wanted[key].shape)}"
         for key in shared
         if given[key].shape != wanted[key].shape
@@ -241,7 +241,7 @@ def compare(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
     groups = {
         "missing": missing,
         "unexpected": unexpected,
-        "misshapen": misshapen,
+        "of another shape": of_other_shape,
         "of a wrong type": mistyped,
     }
     return "; ".join(

@@ -17,21 +17,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .sampling import Denoiser, ddpm, draw_noise, noise_ratio
+from .sampling import Denoiser, ddpm, draw_noise, sigma_at
 
-Rows = Sequence[torch.Generator]
-Sampler = Callable[[Denoiser, Tensor, Tensor, Rows], Iterator[Tensor]]
+Rngs = Sequence[torch.Generator]
+Sampler = Callable[[Denoiser, Tensor, Tensor, Rngs], Iterator[Tensor]]
 MAX_ORDER = 3  # of the methods with a memory, lms apart
 LMS_ORDER = 4
 
 
-class Road:
+class Trajectory:
     """The times of a run as a sampler of y sees them: σ of each, and the network on y."""
 
-    def __init__(self, denoise: Denoiser, times: Tensor, rows: Rows) -> None:
-        self.denoise, self.rows = denoise, rows
+    def __init__(self, denoise: Denoiser, times: Tensor, rngs: Rngs) -> None:
+        self.denoise, self.rngs = denoise, rngs
         self.times = [float(t) for t in times]
-        self.sigmas = [float(s) for s in noise_ratio(times)]
+        self.sigmas = [float(s) for s in sigma_at(times)]
         self.lambdas = [-math.log(s) if s > 0 else math.inf for s in self.sigmas]
         self.steps = list(pairwise(range(len(times))))
 
@@ -43,20 +43,20 @@ class Road:
         """Return the clean latent D in y, which is at time i."""
         return y - self.sigmas[i] * self.noise(y, i)
 
-    def fresh(self, y: Tensor) -> Tensor:
+    def randn(self, y: Tensor) -> Tensor:
         """Return standard normal noise like y."""
-        return draw_noise(self.rows, y.shape[1:], y.device)
+        return draw_noise(self.rngs, y.shape[1:], y.device)
 
 
-def along_y(walk: Callable[[Road, Tensor], Iterator[Tensor]]) -> Sampler:
-    """Return the sampler of x for a walk of y."""
+def in_y(solve: Callable[[Trajectory, Tensor], Iterator[Tensor]]) -> Sampler:
+    """Return the sampler of x for a solver of y."""
 
-    def sampler(denoise: Denoiser, x: Tensor, times: Tensor, rows: Rows) -> Iterator[Tensor]:
-        sigmas = noise_ratio(times)
+    def sampler(denoise: Denoiser, x: Tensor, times: Tensor, rngs: Rngs) -> Iterator[Tensor]:
+        sigmas = sigma_at(times)
         falls = [bool(later < now) for now, later in pairwise(sigmas)]  # flat where ᾱ is clamped
         starts = [i for i, falling in enumerate(falls) if falling]
-        road = Road(denoise, times[[*starts, len(falls)]], rows)
-        ys = walk(road, x * scale(float(sigmas[0])))
+        run = Trajectory(denoise, times[[*starts, len(falls)]], rngs)
+        ys = solve(run, x * scale(float(sigmas[0])))
         for falling, sigma in zip(falls, sigmas[1:], strict=True):
             x = next(ys) / scale(float(sigma)) if falling else x
             yield x
@@ -69,48 +69,48 @@ def scale(sigma: float) -> float:
     return math.sqrt(1 + sigma**2)
 
 
-def euler(road: Road, y: Tensor) -> Iterator[Tensor]:
+def euler(run: Trajectory, y: Tensor) -> Iterator[Tensor]:
     """Follow ε straight on: DDIM with η = 0 (Song et al. 2020, equation 12)."""
-    for i, j in road.steps:
-        y = y + (road.sigmas[j] - road.sigmas[i]) * road.noise(y, i)
+    for i, j in run.steps:
+        y = y + (run.sigmas[j] - run.sigmas[i]) * run.noise(y, i)
         yield y
 
 
-def euler_ancestral(road: Road, y: Tensor) -> Iterator[Tensor]:
+def euler_ancestral(run: Trajectory, y: Tensor) -> Iterator[Tensor]:
     """Go below the next σ and add the noise that is missing: DDIM with η = 1."""
-    for i, j in road.steps:
-        now, later = road.sigmas[i], road.sigmas[j]
+    for i, j in run.steps:
+        now, later = run.sigmas[i], run.sigmas[j]
         added = later * math.sqrt(1 - (later / now) ** 2)
         below = math.sqrt(later**2 - added**2)
-        y = y + (below - now) * road.noise(y, i)
+        y = y + (below - now) * run.noise(y, i)
         if added > 0:
-            y = y + added * road.fresh(y)
+            y = y + added * run.randn(y)
         yield y
 
 
-def heun(road: Road, y: Tensor) -> Iterator[Tensor]:
+def heun(run: Trajectory, y: Tensor) -> Iterator[Tensor]:
     """Follow the mean of ε here and where Euler would arrive (Karras et al. 2022, algorithm 1)."""
-    for i, j in road.steps:
-        step, noise = road.sigmas[j] - road.sigmas[i], road.noise(y, i)
+    for i, j in run.steps:
+        step, noise = run.sigmas[j] - run.sigmas[i], run.noise(y, i)
         tried = y + step * noise
-        if road.sigmas[j] > 0:
-            tried = y + step * (noise + road.noise(tried, j)) / 2
+        if run.sigmas[j] > 0:
+            tried = y + step * (noise + run.noise(tried, j)) / 2
         y = tried
         yield y
 
 
-def lms(road: Road, y: Tensor) -> Iterator[Tensor]:
+def lms(run: Trajectory, y: Tensor) -> Iterator[Tensor]:
     """Extend ε of the last four steps as a polynomial of σ (Adams and Bashforth)."""
-    return adams(road, y, LMS_ORDER, road.sigmas, slopes=lambda sigma: np.ones_like(sigma))
+    return adams(run, y, LMS_ORDER, run.sigmas, slopes=lambda sigma: np.ones_like(sigma))
 
 
-def deis(road: Road, y: Tensor) -> Iterator[Tensor]:
+def deis(run: Trajectory, y: Tensor) -> Iterator[Tensor]:
     """Extend ε of the last three steps as a polynomial of t (Zhang and Chen 2023, tAB-DEIS)."""
-    return adams(road, y, MAX_ORDER, road.times, slopes=sigma_slopes)
+    return adams(run, y, MAX_ORDER, run.times, slopes=sigma_slopes)
 
 
 def adams(
-    road: Road,
+    run: Trajectory,
     y: Tensor,
     order: int,
     variable: list[float],
@@ -118,11 +118,11 @@ def adams(
 ) -> Iterator[Tensor]:
     """Extend ε as a polynomial of a variable whose change moves σ by `slopes`."""
     noises: list[Tensor] = []
-    for i, j in road.steps:
-        noises = [*noises, road.noise(y, i)][-order:]
+    for i, j in run.steps:
+        noises = [*noises, run.noise(y, i)][-order:]
         known = variable[i - len(noises) + 1 : j]
         weights = integrals(known, variable[i], variable[j], slopes)
-        weights = weights * ((road.sigmas[j] - road.sigmas[i]) / weights.sum())
+        weights = weights * ((run.sigmas[j] - run.sigmas[i]) / weights.sum())
         for weight, noise in zip(weights, noises, strict=True):
             y = y + float(weight) * noise
         yield y
@@ -146,47 +146,49 @@ def sigma_slopes(times: np.ndarray) -> np.ndarray:
     """Return dσ/dt of the cosine schedule: σ = tan of an angle that grows with t, nearly."""
     step = 1e-4
     ends = [
-        noise_ratio(torch.from_numpy(np.clip(times + side, 1e-6, 1))).double().numpy()
+        sigma_at(torch.from_numpy(np.clip(times + side, 1e-6, 1))).double().numpy()
         for side in (-step, step)
     ]
     result: np.ndarray = (ends[1] - ends[0]) / (2 * step)
     return result
 
 
-def dpmpp_2m(road: Road, y: Tensor) -> Iterator[Tensor]:
+def dpmpp_2m(run: Trajectory, y: Tensor) -> Iterator[Tensor]:
     """DPM-Solver++ of order 2 with a memory of one step (Lu et al. 2022, algorithm 2)."""
-    return solver(road, y, order=2, ancestral=False)
+    return dpmpp(run, y, order=2, ancestral=False)
 
 
-def dpmpp_2m_sde(road: Road, y: Tensor) -> Iterator[Tensor]:
+def dpmpp_2m_sde(run: Trajectory, y: Tensor) -> Iterator[Tensor]:
     """SDE-DPM-Solver++ of order 2 (Lu et al. 2022, equation 17)."""
-    return solver(road, y, order=2, ancestral=True)
+    return dpmpp(run, y, order=2, ancestral=True)
 
 
-def dpmpp_3m_sde(road: Road, y: Tensor) -> Iterator[Tensor]:
+def dpmpp_3m_sde(run: Trajectory, y: Tensor) -> Iterator[Tensor]:
     """The same of order 3, with a memory of two steps."""
-    return solver(road, y, order=3, ancestral=True)
+    return dpmpp(run, y, order=3, ancestral=True)
 
 
-def solver(road: Road, y: Tensor, order: int, ancestral: bool) -> Iterator[Tensor]:
+def dpmpp(run: Trajectory, y: Tensor, order: int, ancestral: bool) -> Iterator[Tensor]:
     """Integrate D as a polynomial of λ; with `ancestral` noise is taken away twice and added once."""
     cleans: list[Tensor] = []
-    for i, j in road.steps:
-        cleans = [*cleans, road.clean(y, i)][-order:]
-        h = road.lambdas[j] - road.lambdas[i]
+    for i, j in run.steps:
+        cleans = [*cleans, run.clean(y, i)][-order:]
+        h = run.lambdas[j] - run.lambdas[i]
         if math.isinf(h):
             y = cleans[-1]
             yield y
             continue
         g = 2 * h if ancestral else h
-        y = road.sigmas[j] / road.sigmas[i] * math.exp(h - g) * y - math.expm1(-g) * cleans[-1]
-        y = y + bend(cleans, road.lambdas[i - len(cleans) + 1 : j], h, g, order)
+        y = run.sigmas[j] / run.sigmas[i] * math.exp(h - g) * y - math.expm1(-g) * cleans[-1]
+        y = y + higher_order(cleans, run.lambdas[i - len(cleans) + 1 : j], h, g, order)
         if ancestral:
-            y = y + road.sigmas[j] * math.sqrt(-math.expm1(-2 * h)) * road.fresh(y)
+            y = y + run.sigmas[j] * math.sqrt(-math.expm1(-2 * h)) * run.randn(y)
         yield y
 
 
-def bend(cleans: list[Tensor], lambdas: list[float], h: float, g: float, order: int) -> Tensor:
+def higher_order(
+    cleans: list[Tensor], lambdas: list[float], h: float, g: float, order: int
+) -> Tensor:
     """Return what the first and second differences of D over λ add to a step."""
     if len(cleans) == 1:
         return torch.zeros_like(cleans[0])
@@ -202,29 +204,29 @@ def bend(cleans: list[Tensor], lambdas: list[float], h: float, g: float, order: 
     return first * slope - (first / g - 0.5) * curve
 
 
-def unipc(road: Road, y: Tensor) -> Iterator[Tensor]:
+def unipc(run: Trajectory, y: Tensor) -> Iterator[Tensor]:
     """Predict as DPM-Solver++, then correct by the next D (Zhao et al. 2023, B(h) = eʰ - 1)."""
     cleans: list[Tensor] = []
     start, predicted = y, y
-    for i, j in road.steps:
-        clean = road.clean(predicted, i)
+    for i, j in run.steps:
+        clean = run.clean(predicted, i)
         if cleans:
-            known = road.lambdas[i - len(cleans) : i]
-            predicted = unipc_step(road, start, cleans, known, i, clean)
+            known = run.lambdas[i - len(cleans) : i]
+            predicted = unipc_step(run, start, cleans, known, i, clean)
         cleans = [*cleans, clean][-MAX_ORDER:]
         start = predicted
-        if math.isinf(road.lambdas[j]):
+        if math.isinf(run.lambdas[j]):
             predicted = cleans[-1]
         else:
-            left = len(road.steps) - i  # the last steps are of lower order
+            left = len(run.steps) - i  # the last steps are of lower order
             used = cleans[-min(len(cleans), left) :]
-            known = road.lambdas[i - len(used) + 1 : j]
-            predicted = unipc_step(road, start, used, known, j, None)
+            known = run.lambdas[i - len(used) + 1 : j]
+            predicted = unipc_step(run, start, used, known, j, None)
         yield predicted
 
 
 def unipc_step(
-    road: Road,
+    run: Trajectory,
     y: Tensor,
     cleans: list[Tensor],
     lambdas: list[float],
@@ -232,7 +234,7 @@ def unipc_step(
     found: Tensor | None,
 ) -> Tensor:
     """Return y at time j from y at the last of `lambdas`; `found` is D at time j, once known."""
-    h = road.lambdas[j] - lambdas[-1]
+    h = run.lambdas[j] - lambdas[-1]
     ratios = [(known - lambdas[-1]) / h for known in lambdas[:-1]]
     bends = [(clean - cleans[-1]) / r for clean, r in zip(cleans[:-1], ratios, strict=True)]
     if found is not None:
@@ -259,14 +261,14 @@ def unipc_weights(ratios: list[float], h: float) -> np.ndarray:
 # The names are those of `settings.SAMPLERS`.
 SAMPLERS: dict[str, Sampler] = {
     "ddpm": ddpm,
-    "ddim": along_y(euler),
-    "euler": along_y(euler),
-    "euler_ancestral": along_y(euler_ancestral),
-    "heun": along_y(heun),
-    "dpmpp_2m": along_y(dpmpp_2m),
-    "dpmpp_2m_sde": along_y(dpmpp_2m_sde),
-    "dpmpp_3m_sde": along_y(dpmpp_3m_sde),
-    "unipc": along_y(unipc),
-    "lms": along_y(lms),
-    "deis": along_y(deis),
+    "ddim": in_y(euler),
+    "euler": in_y(euler),
+    "euler_ancestral": in_y(euler_ancestral),
+    "heun": in_y(heun),
+    "dpmpp_2m": in_y(dpmpp_2m),
+    "dpmpp_2m_sde": in_y(dpmpp_2m_sde),
+    "dpmpp_3m_sde": in_y(dpmpp_3m_sde),
+    "unipc": in_y(unipc),
+    "lms": in_y(lms),
+    "deis": in_y(deis),
 }

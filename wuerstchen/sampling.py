@@ -9,6 +9,7 @@ t is a time in [0, 1] with 1 = noise; ᾱ (alpha) is the share of the signal's v
 """
 
 import math
+import operator
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
@@ -23,11 +24,12 @@ S = 0.008
 ALPHA_MIN, ALPHA_MAX = 1e-4, 0.9999
 LATENT_SCALE, LATENT_SHIFT = 42.0, 1.0
 ROUNDING = 1e-6  # of times, which are float32
+PLAIN: Any = {"dtype": torch.float32, "device": "cpu"}  # whatever PyTorch's defaults are
 
 
-def signal_share(t: Tensor) -> Tensor:
+def alpha_bar(t: Tensor) -> Tensor:
     """Return ᾱ in [1e-4, 0.9999] for times `t` in [0, 1], float32, same shape."""
-    s = torch.tensor(S, dtype=torch.float32)
+    s = torch.tensor(S, dtype=torch.float32, device=t.device)
     start = torch.cos(s / (1 + s) * math.pi * 0.5) ** 2
     alpha = torch.cos((t.float() + s) / (1 + s) * math.pi * 0.5) ** 2 / start
     return alpha.clamp(ALPHA_MIN, ALPHA_MAX)
@@ -35,8 +37,8 @@ def signal_share(t: Tensor) -> Tensor:
 
 def published_times() -> Tensor:
     """Return the 30 times of Stage C's published 29-step list: 20 down to 2/3, then 10 down to 0."""
-    slow = torch.linspace(1, 2 / 3, 20, dtype=torch.float32)
-    fast = torch.linspace(2 / 3, 0, 11, dtype=torch.float32)
+    slow = torch.linspace(1, 2 / 3, 20, **PLAIN)
+    fast = torch.linspace(2 / 3, 0, 11, **PLAIN)
     return torch.cat([slow, fast[1:]])
 
 
@@ -48,7 +50,7 @@ def uniform_times(steps: int) -> Tensor:
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
-    return torch.linspace(1, 0, steps + 1, dtype=torch.float32)
+    return torch.linspace(1, 0, steps + 1, **PLAIN)
 
 
 def chosen_times(steps: int | None, start: float = 1.0, end: float = 0.0) -> Tensor:
@@ -68,24 +70,25 @@ def chosen_times(steps: int | None, start: float = 1.0, end: float = 0.0) -> Ten
         return end + (start - end) * uniform_times(steps)
     times = published_times()
     inner = times[(times < start) & (times > end)]
-    ends = torch.tensor([start, end], dtype=torch.float32)
+    ends = torch.tensor([start, end], **PLAIN)
     return torch.cat([ends[:1], inner, ends[1:]])
 
 
-def noise_ratio(t: Tensor) -> Tensor:
-    """Return sigma, noise over signal, by which other samplers count, of times `t`; 0 at t = 0.
+def sigma_at(t: Tensor) -> Tensor:
+    """Return σ = √((1 - ᾱ) / ᾱ), by which other samplers count, of times `t`; 0 at t = 0.
 
     float32, same shape.
     """
-    alpha = signal_share(t)
+    alpha = alpha_bar(t)
     return ((1 - alpha) / alpha).sqrt().masked_fill(t <= 0, 0.0)
 
 
 def time_at(sigma: Tensor) -> Tensor:
-    """Return the times of `noise_ratio`; 1 from its largest value on, 0 at 0. float32, same shape."""
+    """Return the times of `sigma_at`; 1 from its largest value on, 0 at 0. float32, same shape."""
     angle = S / (1 + S) * math.pi * 0.5
     sigma = sigma.float()
-    lag = torch.atan2((sigma.square() + math.sin(angle) ** 2).sqrt(), torch.tensor(math.cos(angle)))
+    opposite = (sigma.square() + math.sin(angle) ** 2).sqrt()
+    lag = torch.atan2(opposite, torch.full_like(sigma, math.cos(angle)))
     t = (lag * (1 + S) * 2 / math.pi - S).clamp(0, 1)
     t = t.masked_fill(sigma >= ((1 - ALPHA_MIN) / ALPHA_MIN) ** 0.5 * (1 - 1e-6), 1.0)
     return t.masked_fill(sigma <= 0, 0.0)
@@ -103,7 +106,7 @@ def from_published(latent: Tensor) -> Tensor:
 
 def add_noise(x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
     """Return `x` (N, ...) mixed with `noise` of the same shape at times `t` (N,)."""
-    alpha = signal_share(t).to(x.device).view(-1, *[1] * (x.ndim - 1))
+    alpha = alpha_bar(t).to(x.device).view(-1, *[1] * (x.ndim - 1))
     return alpha.sqrt() * x + (1 - alpha).sqrt() * noise
 
 
@@ -126,12 +129,12 @@ def guided(denoise: Denoiser, guidance: float, rescale: float = 0.0) -> Denoiser
     """
 
     def denoise_guided(x: Tensor, t: float) -> Tensor:
-        wanted, unwanted = denoise(torch.cat([x, x]), t).chunk(2)
-        led = torch.lerp(unwanted, wanted, guidance)
+        cond, uncond = denoise(torch.cat([x, x]), t).chunk(2)
+        led = torch.lerp(uncond, cond, guidance)
         if rescale == 0:
             return led
         dims = list(range(1, x.ndim))
-        ratio = wanted.std(dims, keepdim=True) / led.std(dims, keepdim=True)
+        ratio = cond.std(dims, keepdim=True) / led.std(dims, keepdim=True)
         return torch.lerp(led, led * ratio, rescale)
 
     return denoise_guided
@@ -177,7 +180,7 @@ def keeping(denoise: Denoiser, known: Tensor, mask: Tensor) -> Denoiser:
     """
 
     def denoise_unknown(x: Tensor, t: float) -> Tensor:
-        alpha = signal_share(torch.tensor(t))
+        alpha = alpha_bar(torch.tensor(t, **PLAIN))
         noise = (x - alpha.sqrt() * known) / (1 - alpha).sqrt()
         return torch.lerp(noise, denoise(x, t), mask)
 
@@ -186,22 +189,21 @@ def keeping(denoise: Denoiser, known: Tensor, mask: Tensor) -> Denoiser:
 
 def generators(seeds: Sequence[int]) -> list[torch.Generator]:
     """Return one CPU generator per seed: pictures then do not depend on device, dtype or batch."""
-    return [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+    return [torch.Generator("cpu").manual_seed(operator.index(seed)) for seed in seeds]
 
 
 def draw_noise(
-    rows: Sequence[torch.Generator], shape: Sequence[int], device: torch.device
+    rngs: Sequence[torch.Generator], shape: Sequence[int], device: torch.device
 ) -> Tensor:
     """Return standard normal noise (N, *shape), float32; row i is drawn on the CPU from generator i."""
-    kind: Any = {"dtype": torch.float32, "device": "cpu"}  # whatever PyTorch's defaults are
-    noise = torch.stack([torch.randn(tuple(shape), generator=one, **kind) for one in rows])
+    noise = torch.stack([torch.randn(tuple(shape), generator=one, **PLAIN) for one in rngs])
     if device.type == "cuda":  # copied while the device goes on with the step before
         return noise.pin_memory().to(device, non_blocking=True)
     return noise.to(device)
 
 
 def ddpm(
-    denoise: Denoiser, x: Tensor, times: Tensor, rows: Sequence[torch.Generator]
+    denoise: Denoiser, x: Tensor, times: Tensor, rngs: Sequence[torch.Generator]
 ) -> Iterator[Tensor]:
     """Yield the latent after each step of ancestral sampling (Ho et al. 2020, algorithm 2).
 
@@ -212,11 +214,11 @@ def ddpm(
         denoise: noise in a latent (N, ...) at a time.
         x: latent at `times[0]`, (N, ...), float32; noise if that time is 1.
         times: falling times in [0, 1], at least two.
-        rows: N generators on the CPU.
+        rngs: N generators on the CPU.
     """
     for t, t_next in pairwise(times):
         noise = denoise(x, float(t))
-        x = ddpm_step(x, noise, t, t_next, draw_noise(rows, x.shape[1:], x.device))
+        x = ddpm_step(x, noise, t, t_next, draw_noise(rngs, x.shape[1:], x.device))
         yield x
 
 
@@ -227,7 +229,7 @@ def last(states: Iterable[Tensor]) -> Tensor:
 
 def ddpm_step(x: Tensor, noise: Tensor, t: Tensor, t_next: Tensor, fresh: Tensor) -> Tensor:
     """Return the latent at `t_next` from the latent at `t`, its predicted noise and fresh noise."""
-    now, later = signal_share(t), signal_share(t_next)
+    now, later = alpha_bar(t), alpha_bar(t_next)
     alpha = now / later
     mean = (x - float((1 - alpha) / (1 - now).sqrt()) * noise) * float((1 / alpha).sqrt())
     if float(t_next) == 0:

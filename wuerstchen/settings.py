@@ -1,18 +1,16 @@
-"""How to paint: the numbers that a user may choose, their ranges, and sizes in pixels and cells.
+"""How to paint: what a user may choose, and in which ranges.
 
 Nothing heavy is imported here, so that a wrong number is refused at once.
 """
 
 import math
-import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, NamedTuple
+from typing import Any
 
-SMALLEST_SIDE = 128
-SMALLEST_TILE = 256
-VQ_PIXELS = 4
-MOST = 2**31 - 1  # far beyond any use, and no library overflows
+from .checks import MOST, check_choice, check_text, check_whole
+from .sizes import SMALLEST_SIDE, SMALLEST_TILE
+
 MOST_GUIDANCE = 10_000.0
 SAMPLERS = (
     "ddpm",
@@ -30,12 +28,9 @@ SAMPLERS = (
 WEIGHTINGS = ("comfy", "compel", "none")
 DPM = {"sampler": "dpmpp_2m", "decoder_sampler": "dpmpp_2m"}
 PRESETS: dict[str, dict[str, Any]] = {  # measured: `training samplers`
-    name: {"steps": steps, "decoder_steps": decoder_steps} | DPM
-    for name, (steps, decoder_steps) in (
-        ("fast", (10, 6)),
-        ("balanced", (14, 8)),
-        ("best", (40, 20)),
-    )
+    "fast": DPM | {"steps": 10, "decoder_steps": 6},
+    "balanced": DPM | {"steps": 14, "decoder_steps": 8},
+    "best": DPM | {"steps": 40, "decoder_steps": 20},
 }
 
 
@@ -122,7 +117,9 @@ class Settings:
         self._check_image()
 
     def _set_whole(self, name: str, least: int, most: int = MOST) -> None:
-        object.__setattr__(self, name, check_whole(name, getattr(self, name), least, most))
+        value = getattr(self, name)
+        if value is not None or getattr(type(self), name) is not None:  # None only as the default
+            object.__setattr__(self, name, check_whole(name, value, least, most))
 
     def _check_image(self) -> None:
         if self.strength is not None and not 0 <= self.strength <= 1:
@@ -168,50 +165,11 @@ class Settings:
         return replace(self, batch=1, seed=self.seed + i, decoder_seed=later)
 
     @property
-    def anew(self) -> float:
+    def effective_strength(self) -> float:
         """How much of the image is painted anew, also where `strength` is None."""
         if self.strength is not None:
             return self.strength
         return 0.7 if self.mask is None and not any(self.outpaint) else 1.0
-
-
-class Cells(NamedTuple):
-    """Cells along one side of a picture."""
-
-    semantic: int
-    vq: int
-
-    @property
-    def pixels(self) -> int:
-        """Pixels of these cells."""
-        return VQ_PIXELS * self.vq
-
-
-def cells(side: int) -> Cells:
-    """Return the cells along a side of `side` pixels: 3 semantic and 32 VQ cells per 128 pixels.
-
-    Only such sizes fit through Stage B; a side between two of them is painted at the next larger
-    one and cropped from the middle.
-
-    Raises:
-        ValueError: if `side` is not a whole number of at least 128.
-    """
-    check_whole("a side", side, SMALLEST_SIDE)
-    blocks = -(-side // 128)
-    return Cells(3 * blocks, 32 * blocks)
-
-
-def vq_cells(semantic_cells: int) -> int:
-    """Return the VQ cells along a side of a semantic latent.
-
-    Raises:
-        ValueError: if the semantic cells are not a multiple of 3.
-    """
-    if semantic_cells < 1 or semantic_cells % 3:
-        raise ValueError(
-            f"rows and columns of a semantic latent must be multiples of 3, got {semantic_cells}"
-        )
-    return semantic_cells // 3 * 32
 
 
 def whole(word: Any) -> int:
@@ -221,7 +179,7 @@ def whole(word: Any) -> int:
         ValueError: if it says none.
     """
     try:
-        return int(str(word))
+        return int(str(word).removesuffix(".0"))  # tables with gaps hold whole numbers as 3.0
     except ValueError:
         raise ValueError(f"must be a whole number, got {word!r}") from None
 
@@ -279,16 +237,6 @@ def read_word(name: str, word: Any, kind: Any) -> Any:
         raise ValueError(f"{name} {error}") from None
 
 
-def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    """Refuse a word that is not one of the choices.
-
-    Raises:
-        ValueError: with all that are.
-    """
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
-
-
 def check_interval(start: float, end: float) -> None:
     """Refuse times between which nothing is guided.
 
@@ -300,33 +248,3 @@ def check_interval(start: float, end: float) -> None:
             "guidance_start and guidance_end are times that fall from at most 1 to at least 0, "
             f"got {start} and {end}"
         )
-
-
-def check_whole(name: str, value: Any, least: int, most: int = MOST) -> Any:
-    """Return a whole number of any type, NumPy's among them, as Python's; None passes.
-
-    Raises:
-        ValueError: with the rule and the value, if it is not whole or not in its range.
-    """
-    if value is None:
-        return None
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = least - 1
-    if not least <= number <= most:
-        rule = f"at most {most}" if number > most else f"at least {least}"
-        raise ValueError(f"{name} must be a whole number of {rule}, got {value}")
-    return number
-
-
-def check_text(name: str, text: str) -> None:
-    """Refuse what is no text, or has no UTF-8: words of a command line in another encoding.
-
-    Raises:
-        ValueError: with the text.
-    """
-    try:
-        str.encode(text)
-    except (TypeError, UnicodeEncodeError):
-        raise ValueError(f"{name} must be text in UTF-8, got {text!r}") from None

@@ -111,13 +111,13 @@ class StageA(nn.Module):
         return pixels
 
     def quantize(self, latent: Tensor) -> tuple[Tensor, Tensor]:
-        """Return `latent` (N, 4, h, w) with each cell at its nearest codebook entry, and their numbers.
+        """Return `latent` (N, 4, h, w) with each cell at its nearest codebook entry, and their indices.
 
-        The numbers are (N, h, w), int64, in [0, num_vq_embeddings).
+        The indices are (N, h, w), int64, in [0, num_vq_embeddings).
         """
         scale = self.config.scale_factor
-        entries, numbers = self.vquantizer(to_rows(latent * scale))
-        return to_map(entries) / scale, numbers
+        entries, indices = self.vquantizer(to_rows(latent * scale))
+        return to_map(entries) / scale, indices
 
 
 class MixBlock(nn.Module):
@@ -166,9 +166,9 @@ class Codebook(nn.Module):
         self.embedding = ops.Embedding(entries, c)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the nearest entries and their numbers for rows `x` (N, h, w, c)."""
+        """Return the nearest entries and their indices for rows `x` (N, h, w, c)."""
         table = self.embedding.weight.to(x)
-        numbers = (
+        indices = (
             torch.cdist(x.flatten(0, 2).float(), table.float()).argmin(dim=1).view(x.shape[:3])
         )
-        return F.embedding(numbers, table), numbers
+        return F.embedding(indices, table), indices

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .arithmetic import fetched, returned
+from .arithmetic import release, weight_and_bias
 from .layers import (
     AttnBlock,
     KeysValues,
@@ -235,11 +235,11 @@ def prepare_block(
     if not isinstance(block, ResBlock) or features is None:
         return None
     exact = features.float()
-    narrow, offset = (part.clone() for part in fetched(mapper, exact))
-    returned(mapper)  # a layer may lend its weights into the memory of the one before
-    wide, _ = fetched(block.channelwise[0], exact, slice(-len(narrow), None))
+    narrow, offset = (part.clone() for part in weight_and_bias(mapper, exact))
+    release(mapper)  # a layer may lend its weights into the memory of the one before
+    wide, _ = weight_and_bias(block.channelwise[0], exact, slice(-len(narrow), None))
     folded = wide @ torch.cat([narrow.flatten(1), offset[:, None]], dim=1)
-    returned(block.channelwise[0])
+    release(block.channelwise[0])
     weight, bias = folded[:, :-1].contiguous(), folded[:, -1].contiguous()
     return Share(features, weight.to(features), bias.to(features))
 

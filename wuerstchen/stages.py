@@ -19,13 +19,15 @@ from typing import Any, NamedTuple, ParamSpec
 import torch
 from torch import Tensor
 
+from .checks import check_choice
 from .compressor import Compressor, prepare_pixels
+from .cuda_graphs import CapturedStep
 from .files import CheckpointError
 from .lora import Loras
 from .placement import Placement
-from .recording import RecordedStep
 from .samplers import SAMPLERS
 from .sampling import (
+    PLAIN,
     Denoiser,
     add_noise,
     chosen_times,
@@ -39,7 +41,7 @@ from .sampling import (
     uniform_times,
     within,
 )
-from .settings import VQ_PIXELS, cells, check_choice, vq_cells
+from .sizes import VQ_PIXELS, cells, vq_cells
 from .sources import NATIVE_SIZE
 from .stage_a import StageA
 from .stage_b import StageB
@@ -62,7 +64,7 @@ def inferring(method: Callable[Arguments, Tensor]) -> Callable[Arguments, Tensor
     return run
 
 
-class Texts(NamedTuple):
+class TextFeatures(NamedTuple):
     """Features of prompts for Stage C and for Stage B, each (N, L, D)."""
 
     prior: Tensor
@@ -73,7 +75,8 @@ class Texts(NamedTuple):
 class Stages:
     """The stages of one model; the compressor is loaded when a picture is first encoded.
 
-    With `records` the steps of Stages C and B are recorded, where a device can repeat them.
+    With `cuda_graphs` the steps of Stages C and B are captured where they can be, but for windows:
+    each would keep memory of its own.
     """
 
     prior_text: TextTower
@@ -81,11 +84,11 @@ class Stages:
     decoder_text: TextTower
     stage_b: StageB
     stage_a: StageA
-    load_compressor: Callable[[], Compressor]
+    compressor_loader: Callable[[], Compressor]
     placement: Placement
     native_size: int = NATIVE_SIZE
     progress: bool = True
-    records: bool = False
+    cuda_graphs: bool = False
 
     def __post_init__(self) -> None:
         check_fit(self)
@@ -98,7 +101,7 @@ class Stages:
         Raises:
             CheckpointError: if the model comes without one, or it does not fit.
         """
-        compressor = self.load_compressor()
+        compressor = self.compressor_loader()
         made, taken = compressor.config.c_latent, self.stage_b.config.effnet_embd
         if made != taken:
             raise CheckpointError(
@@ -124,9 +127,9 @@ class Stages:
         """Take all LoRAs out again; every weight is what it was, to the last bit."""
         self.loras.clear()
 
-    def encode_text(self, prompts: Sequence[str], weighting: str = "comfy") -> Texts:
+    def encode_text(self, prompts: str | Sequence[str], weighting: str = "comfy") -> TextFeatures:
         """Return the features of prompts of the same number of chunks by both text towers."""
-        return Texts(
+        return TextFeatures(
             self.prior_text.encode(prompts, weighting), self.decoder_text.encode(prompts, weighting)
         )
 
@@ -155,10 +158,10 @@ class Stages:
     def sample_semantic(
         self,
         text: Tensor,
-        rows: Sequence[torch.Generator],
+        rngs: Sequence[torch.Generator],
         size: tuple[int, int] | None = None,
         *,
-        unwanted: Tensor | None = None,
+        negative: Tensor | None = None,
         steps: int | None = None,
         sampler: str = "ddpm",
         guidance: float = 4.0,
@@ -174,50 +177,52 @@ class Stages:
 
         Args:
             text: features for Stage C, (N, L, D) or (1, L, D).
-            rows: N generators on the CPU; each is left where Stage B goes on.
+            rngs: N generators on the CPU; each is left in the state from which Stage B goes on.
             size: width and height in pixels; None is that of `latent`, else the native size.
-            unwanted: features to lead away from, as `text`; None is the empty prompt.
+            negative: features to lead away from, as `text`; None is the empty prompt.
             steps: evenly spaced; None is the published list of 29, of which a part may be taken.
             sampler: one of `SAMPLERS`.
-            guidance: above 1 leads away from `unwanted`.
+            guidance: above 1 leads away from `negative`.
             rescale: share of guidance's result that keeps the contrast of no guidance, 0 to 1.
             interval: first and last time that is guided.
             latent: what to paint over, (N or 1, 16, h, w), as this method returns it.
-            start: first time, 1 = noise; below 1 it shows through how `latent` was.
+            start: first time, 1 = noise; below 1 the result keeps something of `latent`.
             end: last time; above 0 the latent is left noisy, for a run that starts there.
             fresh: False for a `latent` that a run left noisy at `start`.
             mask: share of each cell of `latent` that is painted anew, (N or 1, 1, h, w) in [0, 1];
                 where it is 0 the result is `latent`.
 
         Raises:
-            ValueError: if a side, the steps, the times, the sampler or the rows are out of range,
+            ValueError: if a side, the steps, the times, the sampler or the generators are out of range,
                 `mask` and `latent` do not fit together, or the latent is beyond the precision.
         """
         check_choice("sampler", sampler, list(SAMPLERS))
         times = chosen_times(steps, start, end)
         if mask is not None and (latent is None or not fresh):
             raise ValueError("a mask needs a clean latent, of which it keeps a part; give latent")
+        if latent is None and (start < 1 or not fresh):
+            raise ValueError(f"a run from time {start} begins with a latent; give latent")
         width, height = size or (self.native_size, self.native_size)
         shape = (self.stage_c.config.c_in, cells(height).semantic, cells(width).semantic)
         if latent is not None:
             shape = (latent.shape[1], latent.shape[2], latent.shape[3])
-        features = self._conditions(self.prior_text, text, unwanted, guidance, len(rows))
-        x = draw_noise(rows, shape, self.placement.device)
+        features = self._conditions(self.prior_text, text, negative, guidance, len(rngs))
+        x = draw_noise(rngs, shape, self.placement.device)
         known = None if latent is None else known_z(latent, mask, x)
         if known is not None:
-            x = add_noise(known, x, torch.full((len(x),), start)) if fresh else known
+            x = add_noise(known, x, torch.full((len(x),), start, **PLAIN)) if fresh else known
         with self.placement.running(self.stage_c):
-            c, prepare = self.stage_c, self.stage_c.prepare
-            denoise = in_turn([self._denoiser(c, prepare(part)) for part in features])
+            network = self.stage_c
+            denoise = self._denoiser(network, [network.prepare(part) for part in features])
             if guidance > 1:
                 denoise = guided(denoise, guidance, rescale)
             if guidance > 1 and interval != (1.0, 0.0):
-                alone = self._denoiser(c, prepare(features[0][: len(rows)]))
+                alone = self._denoiser(network, [network.prepare(features[0][: len(rngs)])])
                 denoise = within(*interval, denoise, alone)
             if known is not None and mask is not None:
                 mask = mask.to(x)
                 denoise = keeping(denoise, known, mask)
-            z = self._diffuse("Stage C", SAMPLERS[sampler](denoise, x, times, rows), times)
+            z = self._diffuse("Stage C", SAMPLERS[sampler](denoise, x, times, rngs), times)
             if known is not None and mask is not None and end == 0:
                 z = torch.lerp(known, z, mask)  # the last step leaves a trace of noise everywhere
         return finite(to_published(z).cpu(), "Stage C", self.placement.dtype)
@@ -227,9 +232,9 @@ class Stages:
         self,
         semantic: Tensor,
         text: Tensor,
-        rows: Sequence[torch.Generator],
+        rngs: Sequence[torch.Generator],
         *,
-        unwanted: Tensor | None = None,
+        negative: Tensor | None = None,
         steps: int = 12,
         sampler: str = "ddpm",
         guidance: float = 0.0,
@@ -240,45 +245,45 @@ class Stages:
         Args:
             semantic: from `sample_semantic`; h and w are multiples of 3.
             text: features for Stage B, (N, L, D) or (1, L, D).
-            rows: N generators on the CPU.
-            unwanted: features to lead away from, as `text`; None is the empty prompt.
+            rngs: N generators on the CPU.
+            negative: features to lead away from, as `text`; None is the empty prompt.
             steps: evenly spaced.
             sampler: one of `SAMPLERS`.
-            guidance: above 1 leads away from `unwanted` and from a semantic latent of zeros.
+            guidance: above 1 leads away from `negative` and from a semantic latent of zeros.
             tile: side in pixels of the windows that each step is done in; None is the whole.
 
         Raises:
-            ValueError: if h or w, the steps, the sampler or the rows are out of their range, or the
+            ValueError: if h or w, the steps, the sampler or the generators are out of range, or the
                 latent is beyond the precision.
         """
         check_choice("sampler", sampler, list(SAMPLERS))
-        if len(semantic) != len(rows):
+        if len(semantic) != len(rngs):
             raise ValueError(
-                f"one generator per semantic latent, got {len(rows)} for {len(semantic)}"
+                f"one generator per semantic latent, got {len(rngs)} for {len(semantic)}"
             )
         height, width = size = vq_cells(semantic.shape[2]), vq_cells(semantic.shape[3])
-        features = self._conditions(self.decoder_text, text, unwanted, guidance, len(rows))
+        features = self._conditions(self.decoder_text, text, negative, guidance, len(rngs))
         semantic = semantic.to(self.placement.device, torch.float32)
         if guidance > 1:
             semantic = torch.cat([semantic, torch.zeros_like(semantic)])
         with self.placement.running(self.stage_b):
-            b = self.stage_b
+            network = self.stage_b
             shares = zip(features, semantic.chunk(len(features)), strict=True)
-            constants = [b.prepare(*share, size) for share in shares]
+            constants = [network.prepare(*share, size) for share in shares]
             if tile is None:
-                denoise = in_turn([self._denoiser(b, one) for one in constants])
+                denoise = self._denoiser(network, constants)
             else:
-                windows = cover(size, tile // VQ_PIXELS, multiple=b.config.granularity)
+                windows = cover(size, tile // VQ_PIXELS, multiple=network.config.granularity)
                 parts = [[cut(one, size, window) for one in constants] for window in windows]
                 denoise = tiled(
                     windows,
-                    [in_turn([self._denoiser(b, one) for one in part]) for part in parts],
+                    [in_turn([denoiser(network.step, one) for one in part]) for part in parts],
                 )
             if guidance > 1:
                 denoise = guided(denoise, guidance)
-            x = draw_noise(rows, (self.stage_b.config.c_in, height, width), self.placement.device)
+            x = draw_noise(rngs, (network.config.c_in, height, width), self.placement.device)
             times = uniform_times(steps)
-            vq = self._diffuse("Stage B", SAMPLERS[sampler](denoise, x, times, rows), times)
+            vq = self._diffuse("Stage B", SAMPLERS[sampler](denoise, x, times, rngs), times)
         return finite(vq.cpu(), "Stage B", self.placement.dtype)
 
     @inferring
@@ -303,9 +308,9 @@ class Stages:
         return torch.cat(pixels)
 
     def _conditions(
-        self, tower: TextTower, text: Tensor, unwanted: Tensor | None, guidance: float, n: int
+        self, tower: TextTower, text: Tensor, negative: Tensor | None, guidance: float, n: int
     ) -> list[Tensor]:
-        """Return features as a network takes them: (n, L, D), with guidance also the unwanted.
+        """Return features as a network takes them: (n, L, D), with guidance also the negative.
 
         Both are one tensor (2 n, L, D) if they are of one length, else two.
         """
@@ -313,17 +318,18 @@ class Stages:
             raise ValueError(f"one generator per text, got {n} for {len(text)}")
         parts = [text]
         if guidance > 1:
-            parts.append(tower.encode([""]) if unwanted is None else unwanted)
+            parts.append(tower.encode([""]) if negative is None else negative)
         parts = [
             part.expand(n, -1, -1).to(self.placement.device, self.placement.dtype) for part in parts
         ]
         together = len({part.shape[1] for part in parts}) == 1
         return [torch.cat(parts)] if together else parts
 
-    def _denoiser(self, network: StageC | StageB, constants: Any) -> Denoiser:
-        """Return the denoiser of a network with the constants of a run."""
-        records = self.records and self.placement.can_repeat
-        return denoiser(RecordedStep(network.step) if records else network.step, constants)
+    def _denoiser(self, network: StageC | StageB, constants: Sequence[Any]) -> Denoiser:
+        """Return the denoiser of a network; each of `constants` is for an equal share of the batch."""
+        captures = self.cuda_graphs and self.placement.can_capture
+        steps = [CapturedStep(network.step) if captures else network.step for _ in constants]
+        return in_turn([denoiser(*pair) for pair in zip(steps, constants, strict=True)])
 
     def _diffuse(self, title: str, states: Iterator[Tensor], times: Tensor) -> Tensor:
         """Return a sampler's last latent, with a bar that counts the steps."""

@@ -4,8 +4,8 @@ Würstchen v2 has two towers: OpenCLIP bigG for Stage C and OpenCLIP H for Stage
 the last layer after its final norm, of all tokens with the padding included; there is no pooling.
 
 A tower reads 77 tokens: a start, up to 75 of the prompt, an end, padding. Of a longer prompt it
-reads one chunk of 75 after the other, each as if it were alone. A stage attends to all tokens it is
-given, padding too: with chunks that its own prompt does not need, a picture would be another. So
+reads one chunk of 75 after the other, each as if it were alone. A stage attends to every token,
+padding included, so that a short prompt in more chunks than it needs would be another picture:
 prompts of different lengths have features of different lengths.
 
 Shapes: N prompts, M chunks of all of them, L tokens (77 per chunk), D features of a token (1280 for
@@ -25,9 +25,9 @@ SMALL = 8  # tokens; a piece with fewer is not torn between two chunks
 
 
 class Token(NamedTuple):
-    """Number of a token in the vocabulary, and the weight of its piece."""
+    """Id of a token in the vocabulary, and the weight of its piece."""
 
-    number: int
+    id: int
     weight: float
 
 
@@ -61,11 +61,11 @@ class TextTower:
         config: Any = self.network.config
         return min(int(self.tokenizer.model_max_length), int(config.max_position_embeddings))
 
-    def encode(self, prompts: Sequence[str], weighting: str = "comfy") -> Tensor:
+    def encode(self, prompts: str | Sequence[str], weighting: str = "comfy") -> Tensor:
         """Return the features (N, L, D) of prompts with the same number of chunks.
 
         Args:
-            prompts: at least one.
+            prompts: one or several.
             weighting: how weights are written, see `encode_each`.
 
         Raises:
@@ -81,24 +81,25 @@ class TextTower:
         return torch.cat(features)
 
     @torch.no_grad()
-    def encode_each(self, prompts: Sequence[str], weighting: str = "comfy") -> list[Tensor]:
+    def encode_each(self, prompts: str | Sequence[str], weighting: str = "comfy") -> list[Tensor]:
         """Return the features (1, L, D) of each prompt, float32, on the CPU.
 
         A token of weight w has the features e + w (z - e), with its own z and those of the empty
         prompt at its place, e (as ComfyUI has them); of weight 1, z to the last bit.
 
         Args:
-            prompts: at least one.
+            prompts: one or several.
             weighting: how weights are written, one of `weighting.SYNTAXES`: "comfy", as in
                 (word:1.3), "compel", as in word++, or "none".
 
         Raises:
             ValueError: if the weighting is not known.
         """
+        prompts = [prompts] if isinstance(prompts, str) else prompts
         prompts_chunks = [self.chunks(pieces(prompt, weighting)) for prompt in prompts]
         chunks = [chunk for chunks in prompts_chunks for chunk in chunks]
         weights = self._weights(chunks)
-        with self.placement.running(self.network, often=False):
+        with self.placement.running(self.network, pack=False):
             features = self._read(chunks)
             if bool((weights != 1).any()):  # read alone: the other rows keep every bit
                 empty = self._read([[]])
@@ -116,8 +117,8 @@ class TextTower:
         room = self.length - self.tokenizer.num_special_tokens_to_add()
         found: list[Chunk] = [[]]
         for text, weight in parts:
-            numbers = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-            tokens = [Token(number, weight) for number in numbers]
+            ids = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+            tokens = [Token(id, weight) for id in ids]
             if len(tokens) < SMALL and len(tokens) > room - len(found[-1]):
                 found.append([])
             while tokens:
@@ -133,20 +134,22 @@ class TextTower:
 
         Padding attends only to the tokens of its chunk: without this mask its features are others.
         """
-        words, length = self.tokenizer, self.length
+        tokenizer, length = self.tokenizer, self.length
         rows = [
-            [words.bos_token_id, *(token.number for token in chunk), words.eos_token_id]
+            [tokenizer.bos_token_id, *(token.id for token in chunk), tokenizer.eos_token_id]
             for chunk in chunks
         ]
-        numbers = torch.tensor([row + [words.pad_token_id] * (length - len(row)) for row in rows])
-        mask = torch.tensor([[i < len(row) for i in range(length)] for row in rows])
+        filled = [row + [tokenizer.pad_token_id] * (length - len(row)) for row in rows]
+        ids = torch.tensor(filled, device="cpu")
+        mask = torch.tensor([[i < len(row) for i in range(length)] for row in rows], device="cpu")
         device = self.placement.device
-        features: Tensor = self.network(numbers.to(device), mask.to(device))
+        features: Tensor = self.network(ids.to(device), mask.to(device))
         return features.float().cpu()
 
     def _weights(self, chunks: Sequence[Chunk]) -> Tensor:
         """Return the weights (M, 77, 1) of the tokens; those of start, end and padding are 1."""
-        weights = torch.ones(len(chunks), self.length, 1)
-        for row, chunk in zip(weights, chunks, strict=True):
-            row[1 : 1 + len(chunk), 0] = torch.tensor([token.weight for token in chunk])
-        return weights
+        rows = [
+            [1.0, *(token.weight for token in chunk), *[1.0] * (self.length - 1 - len(chunk))]
+            for chunk in chunks
+        ]
+        return torch.tensor(rows, dtype=torch.float32, device="cpu")[:, :, None]

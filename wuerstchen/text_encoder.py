@@ -62,22 +62,22 @@ class TextEncoder(nn.Module):
         self.encoder = nn.ModuleDict({"layers": nn.ModuleList(layers)})
         self.final_layer_norm = LayerNorm(d, eps=config.layer_norm_eps)
 
-    def forward(self, numbers: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Return the features (M, L, D) of all tokens, the last layer's after its norm.
 
         Args:
-            numbers: the tokens' numbers in the vocabulary, (M, L).
+            ids: numbers of the tokens in the vocabulary, (M, L).
             mask: which of them are text, True, and which padding, False, (M, L). Padding attends to
                 the text alone, text to what is before it.
         """
-        length = numbers.shape[1]
-        places = torch.arange(length, device=numbers.device)
-        x = self.embeddings["token_embedding"](numbers)
+        length = ids.shape[1]
+        places = torch.arange(length, device=ids.device)
+        x = self.embeddings["token_embedding"](ids)
         x = x + self.embeddings["position_embedding"](places)
-        seen = (places <= places[:, None]) & mask[:, None, None, :]
+        attn_mask = (places <= places[:, None]) & mask[:, None, None, :]
         layers: Any = self.encoder["layers"]
         for layer in layers:
-            x = layer(x, seen)
+            x = layer(x, attn_mask)
         features: Tensor = self.final_layer_norm(x)
         return features
 
@@ -98,9 +98,9 @@ class EncoderLayer(nn.Module):
             }
         )
 
-    def forward(self, x: Tensor, seen: Tensor) -> Tensor:
-        """Return the layer's output, shape of `x` (M, L, D); `seen` as for `SelfAttention`."""
-        x = x + self.self_attn(self.layer_norm1(x), seen)
+    def forward(self, x: Tensor, attn_mask: Tensor) -> Tensor:
+        """Return the layer's output, shape of `x` (M, L, D); `attn_mask` as for `SelfAttention`."""
+        x = x + self.self_attn(self.layer_norm1(x), attn_mask)
         y = linear(self.mlp["fc1"], self.layer_norm2(x), activate=True)
         return linear(self.mlp["fc2"], y, plus=x)
 
@@ -116,12 +116,12 @@ class SelfAttention(nn.Module):
         self.v_proj = ops.Linear(d, d)
         self.out_proj = ops.Linear(d, d)
 
-    def forward(self, x: Tensor, seen: Tensor) -> Tensor:
+    def forward(self, x: Tensor, attn_mask: Tensor) -> Tensor:
         """Return the attended text, shape of `x` (M, L, D).
 
-        `seen` (M, 1, L, L) tells which tokens, the columns, each token, a row, attends to.
+        `attn_mask` (M, 1, L, L) tells which tokens, the columns, each token, a row, attends to.
         """
         layers = (self.q_proj, self.k_proj, self.v_proj)
         q, k, v = (split_heads(linear(layer, x), self.heads) for layer in layers)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask)
         return linear(self.out_proj, y.transpose(1, 2).flatten(2))

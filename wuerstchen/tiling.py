@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from .layers import Share
-from .sampling import Denoiser
+from .sampling import PLAIN, Denoiser
 
 Constants = TypeVar("Constants")
 
@@ -62,7 +62,7 @@ def decode_tiled(network: Decoder, latent: Tensor, tile: int) -> Tensor:
         raise ValueError(f"a tile of Stage A must be at least {least} pixels, got {tile}")
     height, width = latent.shape[2:]
     shape = (len(latent), network.config.out_channels, scale * height, scale * width)
-    pixels = torch.empty(shape, dtype=latent.dtype)
+    pixels = torch.empty(shape, dtype=latent.dtype, device="cpu")
     vertical, horizontal = (parts(side, tile // scale, margin, scale) for side in (height, width))
     for rows, columns in product(vertical, horizontal):
         decoded = network.decode(latent[:, :, rows.seen, columns.seen])
@@ -118,7 +118,7 @@ def tiled(windows: Sequence[Window], denoisers: Sequence[Denoiser]) -> Denoiser:
     """
 
     def denoise(x: Tensor, t: float) -> Tensor:
-        weights = shares(tuple(windows), x.device)
+        weights = blend_weights(tuple(windows), x.device)
         noise = torch.zeros_like(x, dtype=torch.float32)
         for window, one, weight in zip(windows, denoisers, weights, strict=True):
             window.of(noise).add_(weight * one(window.of(x), t))
@@ -128,11 +128,11 @@ def tiled(windows: Sequence[Window], denoisers: Sequence[Denoiser]) -> Denoiser:
 
 
 @lru_cache(maxsize=1)  # asked for in every step
-def shares(windows: tuple[Window, ...], device: torch.device) -> list[Tensor]:
+def blend_weights(windows: tuple[Window, ...], device: torch.device) -> list[Tensor]:
     """Return what each window counts for in every cell of its own (rows, columns): 1 over all."""
     rows, columns = (max(window[i] + window[i + 2] for window in windows) for i in (0, 1))
     weights = [bell(window.rows)[:, None] * bell(window.columns) for window in windows]
-    total = torch.zeros(1, 1, rows, columns)
+    total = torch.zeros(1, 1, rows, columns, **PLAIN)
     for window, weight in zip(windows, weights, strict=True):
         window.of(total).add_(weight)
     pairs = zip(windows, weights, strict=True)
@@ -141,7 +141,8 @@ def shares(windows: tuple[Window, ...], device: torch.device) -> list[Tensor]:
 
 def bell(length: int) -> Tensor:
     """Return the weights (length,) along a window's side: a raised cosine, just above 0 at its ends."""
-    return torch.hann_window(length + 2, periodic=False)[1:-1]
+    window = torch.hann_window(length + 2, periodic=False, **PLAIN)
+    return window[1:-1]
 
 
 def cut(constants: Constants, size: tuple[int, int], window: Window) -> Constants:

@@ -39,8 +39,8 @@ def load_text_tower(
     return TextTower(network, tokenizer, placement)
 
 
-def load_tokenizer(folder: Path, most: int) -> Any:
-    """Return the tokenizer in a folder, for a network that knows `most` tokens."""
+def load_tokenizer(folder: Path, vocab_size: int) -> Any:
+    """Return the tokenizer in a folder, for a network with so large a vocabulary."""
     from transformers import AutoTokenizer
 
     try:
@@ -52,9 +52,9 @@ def load_tokenizer(folder: Path, most: int) -> Any:
             f"{folder}: transformers cannot load this tokenizer: {first_line(error)}"
         ) from error
     marks = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
-    if None in marks or len(tokenizer) > most:
+    if None in marks or len(tokenizer) > vocab_size:
         raise CheckpointError(
-            f"{folder}: expected at most {most} tokens, as in the text_encoder beside, with a start, "
-            f"an end and padding, found {len(tokenizer)} and {marks}; take both from one repository"
+            f"{folder}: expected at most {vocab_size} tokens, as in the text_encoder beside, with a "
+            f"start, an end and padding, found {len(tokenizer)} and {marks}; take both from one repository"
         )
     return tokenizer

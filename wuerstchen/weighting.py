@@ -42,7 +42,7 @@ class Piece(NamedTuple):
     weight: float
 
 
-# text, or what becomes of the weight for what follows, or None: the last such change ends
+# text; or from the weight outside a bracket to that inside; or None, which closes the bracket
 Mark = str | Callable[[float], float] | None
 
 

@@ -14,12 +14,12 @@ CPU a run keeps a packed copy.
 from .autoencoder import autoencoder, decode
 from .compressor import encode_semantic, semantic_encoder
 from .diffusion import diffusion_model
+from .interpolation import latents_between, prompts_between
 from .lora import with_lora
-from .paths import encode_lines, latents_between, prompts_between
 from .pictures import keep_pixels
 from .placement import DIFFUSION_DTYPES, WEIGHT_DTYPES
 from .sampling import LARGEST_SEED, chosen_sigmas, empty_semantic, sample, sample_vq, with_semantic
-from .towers import encode, text_tower
+from .towers import encode, encode_lines, text_tower
 
 __all__ = [
     "DIFFUSION_DTYPES",

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from ...wuerstchen.checkpoints import load_network
-from ...wuerstchen.settings import SMALLEST_TILE, check_whole
+from ...wuerstchen.checks import check_whole
+from ...wuerstchen.sizes import SMALLEST_TILE
 from ...wuerstchen.stage_a import StageA
 from ...wuerstchen.tiling import decode_tiled
 from .checks import check_channels

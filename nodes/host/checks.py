@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ...wuerstchen.settings import VQ_PIXELS, vq_cells
+from ...wuerstchen.sizes import VQ_PIXELS, vq_cells
 from .towers import Tower
 
 NAMES = {4: "a Stage B latent (or the host's own)", 16: "a Stage C latent"}

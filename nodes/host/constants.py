@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
 
 
 class Frame(NamedTuple):
@@ -35,11 +34,6 @@ class Constants:
     prepared: Any
     frame: Frame = NO_FRAME
 
-    def to(self, device: torch.device) -> "Constants":
-        """Return them on another device, where the host shares a call with another GPU."""
-        there = tree_map_only(Tensor, lambda tensor: tensor.to(device), self.prepared)
-        return Constants(there, self.frame)
-
 
 def framed(call: Callable[[Tensor], Tensor], x: Tensor, frame: Frame) -> Tensor:
     """Return what a network says of `x`, which it sees continued as in a mirror all around."""
@@ -47,8 +41,8 @@ def framed(call: Callable[[Tensor], Tensor], x: Tensor, frame: Frame) -> Tensor:
         return call(x)
     rows, columns = x.shape[2:]
     across, along = mirrored(rows, frame.top, frame.bottom), mirrored(columns, *frame[2:])
-    said = call(x[:, :, across.to(x.device)][:, :, :, along.to(x.device)])
-    return said[:, :, frame.top : frame.top + rows, frame.left : frame.left + columns]
+    noise = call(x[:, :, across.to(x.device)][:, :, :, along.to(x.device)])
+    return noise[:, :, frame.top : frame.top + rows, frame.left : frame.left + columns]
 
 
 def mirrored(length: int, before: int, after: int) -> Tensor:

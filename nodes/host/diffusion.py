@@ -1,8 +1,8 @@
 """Stage C and Stage B as MODEL: our networks on the host's layers, called once per step.
 
-The host calls `Model.extra_conds` once per conditioning and run. What it returns, `Given`, is put
-together for each call of the network, and `Model.constants` prepares the network's constants of
-each such composition once per run.
+The host calls `Model.extra_conds` once per conditioning and run. What it returns, `StageCond`, is put
+together for each call of the network, for which the host then puts its patches into the weights;
+`Model.constants` prepares the network's constants of each such composition once per run.
 """
 
 import copy
@@ -121,7 +121,13 @@ class Hosted:
     """How the host calls a network of ours, once per step."""
 
     dtype = torch.float32  # of x and of what is returned; the precision within is the constants'
+    config: Any
     step: Callable[..., Tensor]
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of the latent, which some of the host's nodes ask for."""
+        return cast(int, self.config.c_in)
 
     def forward(self, x: Tensor, timestep: Tensor, **given: Any) -> Tensor:
         kind = comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL
@@ -131,8 +137,8 @@ class Hosted:
         run = comfy.patcher_extension.WrapperExecutor.new_class_executor(
             self.unwrapped, self, around
         )
-        said: Tensor = run.execute(x, timestep, **given)
-        return said
+        noise: Tensor = run.execute(x, timestep, **given)
+        return noise
 
     def unwrapped(self, x: Tensor, timestep: Tensor, *, constants: Constants, **_: Any) -> Tensor:
         """Return what the network says, without what other nodes put around it."""
@@ -185,10 +191,12 @@ class Model(comfy.model_base.BaseModel):
         self.precision = precision
         self.run: dict[Any, Constants] = {}
 
-    def extra_conds(self, **given: Any) -> dict[str, "Given"]:
+    def extra_conds(self, **given: Any) -> dict[str, "StageCond"]:
         """Return what one conditioning gives to a run, checked."""
         network, noise, device = self.diffusion_model, given["noise"], given["device"]
         check_schedule(self.model_sampling)
+        if given.get("control") is not None:
+            raise ValueError(f"{network.label} takes no ControlNet; remove it before the sampler")
         text, semantic = given.get("cross_attn"), None
         check_channels(noise, network.config.c_in, f"this sampler runs {network.label}")
         check_text(text, network.text_width, network.loader)
@@ -203,9 +211,23 @@ class Model(comfy.model_base.BaseModel):
                 semantic = torch.zeros(1, network.config.effnet_embd, *cells)
             semantic = semantic.to(device, torch.float32)
         text = cast(Tensor, text).to(device, self.precision)
-        return {"constants": Given(self, text, semantic, sides, not given.get("hooks"))}
+        return {"constants": StageCond(text, semantic, sides)}
 
-    def constants(self, parts: "Sequence[Given]") -> Constants:
+    def apply_model(
+        self, x: Tensor, t: Tensor, *given: Any, constants: "Sequence[StageCond]", **others: Any
+    ) -> Tensor:
+        """Return the clean latent in `x`, by weights that have their patches by now."""
+        prepared = self.constants(constants, x.device)
+        clean: Tensor = super().apply_model(x, t, *given, constants=prepared, **others)
+        return clean
+
+    def resize_cond_for_context_window(
+        self, name: str, cond: "StageCond", window: Any, x: Tensor, *_: Any, **others: Any
+    ) -> "StageCond | None":
+        """Return what one of a newer host's context windows takes of a conditioning."""
+        return cond.within(window, len(x)) if name == "constants" else None
+
+    def constants(self, parts: "Sequence[StageCond]", device: torch.device) -> Constants:
         """Return the constants of one call of the network, prepared once per run.
 
         With hooks the weights may change at any step, and what is made of them too; so they do where
@@ -214,13 +236,14 @@ class Model(comfy.model_base.BaseModel):
         key = tuple((part.source, part.batch, part.area) for part in parts)
         if key in self.run:
             return self.run[key]
-        lasts = all(part.lasts for part in parts) and not torch.is_grad_enabled()
+        lasts = not (self.current_patcher.current_hooks or torch.is_grad_enabled())
         (keep_packed if lasts else drop_packed)(self.diffusion_model)
-        first, text = parts[0], torch.cat([part.repeated(part.cond) for part in parts])
+        first = parts[0]
+        text = torch.cat([part.repeated(part.cond) for part in parts]).to(device)
         if first.semantic is None:
             constants = Constants(self.diffusion_model.prepare(text))
         else:
-            semantic = torch.cat([part.repeated(part.semantic) for part in parts])
+            semantic = torch.cat([part.repeated(part.semantic) for part in parts]).to(device)
             prepared, frame = self.diffusion_model.prepare(text, semantic, first.sides), NO_FRAME
             if first.area is not None:
                 grid, frame = on_grid(first.area, self.diffusion_model.config.granularity)
@@ -236,38 +259,53 @@ class Model(comfy.model_base.BaseModel):
         return float(cells * self.diffusion_model.width * COPIES * self.precision.itemsize)
 
 
-class Given(comfy.conds.CONDRegular):
+class StageCond(comfy.conds.CONDRegular):
     """What one conditioning gives to a run; several become the constants of one call.
 
     Attributes:
         cond: features of the text, (1 or N, L, D).
         semantic: for Stage B, (1 or N, 16, h, w); None for Stage C.
         sides: rows and columns of the run's latent.
-        lasts: whether the network's weights stay as they are.
         batch: latents in the call.
         area: the part of the latent that the call is for: rows, columns, first row, first column.
     """
 
-    def __init__(
-        self,
-        model: Model,
-        text: Tensor,
-        semantic: Tensor | None,
-        sides: tuple[int, int],
-        lasts: bool,
-    ) -> None:
+    def __init__(self, text: Tensor, semantic: Tensor | None, sides: tuple[int, int]) -> None:
         super().__init__(text)
-        self.model, self.semantic, self.sides, self.lasts = model, semantic, sides, lasts
-        self.source, self.batch = object(), 1
+        self.semantic, self.sides = semantic, sides
+        self.source: Any = object()
+        self.batch = 1
         self.area: tuple[int, int, int, int] | None = None
 
-    def process_cond(self, batch_size: int, area: Any = None, **_: Any) -> "Given":
+    def process_cond(self, batch_size: int, area: Any = None, **_: Any) -> "StageCond":
         """Return this for one call of the network."""
         one = copy.copy(self)
         one.batch, one.area = batch_size, None if area is None else tuple(area)
         return one
 
-    def can_concat(self, other: "Given") -> bool:
+    def within(self, window: Any, n: int) -> "StageCond":
+        """Return the rows of this that a context window has of a batch of `n` latents.
+
+        Raises:
+            ValueError: if the window is a part of each latent, and Stage B would need that too.
+        """
+        if window.dim != 0 and self.semantic is not None:
+            raise ValueError(
+                "context windows of Stage B go along the batch (dim 0); for parts of a picture give "
+                "Würstchen Stage B Decode a tile_size"
+            )
+        one = copy.copy(self)
+        if window.dim == 0:
+            one.batch = n
+            one.cond, one.semantic = (
+                None if rows is None else window.get_tensor(one.repeated(rows), dim=0)
+                for rows in (self.cond, self.semantic)
+            )
+            anchor = getattr(window, "causal_anchor_index", None)
+            one.source = self.source, tuple(window.index_list), anchor
+        return one
+
+    def can_concat(self, other: "StageCond") -> bool:
         """Whether one call of the network can serve both."""
         if self.cond.shape[1:] != other.cond.shape[1:]:
             return False
@@ -275,9 +313,9 @@ class Given(comfy.conds.CONDRegular):
             return True
         return self.semantic.shape[1:] == other.semantic.shape[1:] and self.area == other.area
 
-    def concat(self, others: "Sequence[Given]") -> Constants:
-        """Return the constants of all in one batch."""
-        return self.model.constants([self, *others])
+    def concat(self, others: "Sequence[StageCond]") -> "list[StageCond]":
+        """Return all of one call."""
+        return [self, *others]
 
     def repeated(self, tensor: Tensor | None) -> Tensor:
         """Return a row of `tensor` for each latent of the call."""

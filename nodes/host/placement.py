@@ -53,14 +53,14 @@ class Fetching:
 
     lent: Any = None  # what a newer host wants back, to make room for others
 
-    def fetched(self, like: Tensor) -> Any:
+    def fetch(self, like: Tensor) -> Any:
         """Return weight and bias on the device and in the dtype of `like`."""
         if not hasattr(comfy.ops, "uncast_bias_weight"):
             return comfy.ops.cast_bias_weight(self, like)
         weight, bias, self.lent = comfy.ops.cast_bias_weight(self, like, offloadable=True)
         return weight, bias
 
-    def returned(self) -> None:
+    def release(self) -> None:
         """Take note that what was fetched is no longer needed."""
         if self.lent is not None:
             comfy.ops.uncast_bias_weight(self, None, None, self.lent)

@@ -16,10 +16,10 @@ from ...wuerstchen.sampling import (
     ddpm,
     draw_noise,
     generators,
-    noise_ratio,
+    sigma_at,
     time_at,
 )
-from ...wuerstchen.settings import cells, vq_cells
+from ...wuerstchen.sizes import cells, vq_cells
 from .checks import check_channels, check_model
 from .diffusion import SEMANTIC, HostedB, HostedC
 from .sizes import handed_on, sized
@@ -39,7 +39,7 @@ def empty_semantic(width: int, height: int, batch: int) -> Latent:
 
 def chosen_sigmas(spacing: str, steps: int, start: float = 1.0, end: float = 0.0) -> Tensor:
     """Return SIGMAS from time `start` to `end`: "published", or `steps` even steps ("uniform")."""
-    return noise_ratio(chosen_times(steps if spacing == "uniform" else None, start, end))
+    return sigma_at(chosen_times(steps if spacing == "uniform" else None, start, end))
 
 
 def sample(
@@ -62,6 +62,8 @@ def sample(
     check_model(model, HostedC, "Würstchen Load Prior")
     channels = model.model.diffusion_model.config.c_in
     check_channels(latent["samples"], channels, "connect Würstchen Empty Latent")
+    for side in latent["samples"].shape[2:]:
+        vq_cells(side)  # what Stage B could not decode is refused before the run
     return run(model, positive, negative, latent, seed, guidance, sigmas, sampler)
 
 
@@ -126,10 +128,10 @@ def run(
             "sigmas must fall, got some that rise; connect a sampler that can go backwards, such as "
             "KSamplerSelect with euler"
         )
-    rows = generators(
+    rngs = generators(
         [(seed + i) % (LARGEST_SEED + 1) for i in latent.get("batch_index", range(len(samples)))]
     )
-    noise = draw_noise(rows, samples.shape[1:], CPU)
+    noise = draw_noise(rngs, samples.shape[1:], CPU)
     guider = comfy.samplers.CFGGuider(model)
     unwanted = {} if negative is None else {"negative": negative}
     guider.inner_set_conds({"positive": positive, **unwanted})
@@ -137,7 +139,7 @@ def run(
     done = guider.sample(
         noise,
         samples,
-        sampler or comfy.samplers.KSAMPLER(partial(sample_ddpm, rows=rows)),
+        sampler or comfy.samplers.KSAMPLER(partial(sample_ddpm, rngs=rngs)),
         sigmas,
         denoise_mask=latent.get("noise_mask"),
         callback=latent_preview.prepare_callback(model, len(sigmas) - 1),
@@ -161,7 +163,7 @@ def sample_ddpm(
     callback: Callable[[dict[str, Any]], None] | None = None,
     disable: bool | None = None,
     *,
-    rows: Sequence[torch.Generator],
+    rngs: Sequence[torch.Generator],
 ) -> Tensor:
     """Return `x` after the package's sampler, called as the host calls one.
 
@@ -173,7 +175,7 @@ def sample_ddpm(
     mask = (extra_args or {}).get("denoise_mask")
 
     def denoise(y: Tensor, t: float) -> Tensor:
-        sigma = noise_ratio(torch.tensor(t))
+        sigma = sigma_at(torch.tensor(t))
         scaled = y * scale(sigma)
         if mask is not None:
             model.noise = (scaled - model.latent_image) / sigma
@@ -182,7 +184,7 @@ def sample_ddpm(
         return (scaled - pictures[0]) / sigma
 
     y = x / scale(sigmas[0])
-    for i, latent in enumerate(ddpm(denoise, y, time_at(sigmas.cpu()), rows)):
+    for i, latent in enumerate(ddpm(denoise, y, time_at(sigmas.cpu()), rngs)):
         y = latent
         if callback is not None:
             now = {"i": i, "x": y, "denoised": pictures[0], "sigma": sigmas[i]}

@@ -7,7 +7,7 @@ import comfy.model_sampling
 import torch
 from torch import Tensor
 
-from ...wuerstchen.sampling import from_published, noise_ratio, time_at, to_published
+from ...wuerstchen.sampling import from_published, sigma_at, time_at, to_published
 
 BEFORE_ALL = 999999999.9  # the host's sigma for "from the very start"
 LISTED = 10000
@@ -19,7 +19,7 @@ class Schedule(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.
     def __init__(self) -> None:
         super().__init__()
         self.num_timesteps = LISTED
-        self.set_sigmas(noise_ratio(torch.arange(1, LISTED + 1) / LISTED))
+        self.set_sigmas(sigma_at(torch.arange(1, LISTED + 1) / LISTED))
 
     def timestep(self, sigma: Tensor) -> Tensor:
         """Return the times in [0, 1], 1 = noise, as a network takes them."""
@@ -27,7 +27,7 @@ class Schedule(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.
 
     def sigma(self, timestep: Any) -> Tensor:
         """Return the sigmas of times."""
-        return noise_ratio(torch.as_tensor(timestep, dtype=torch.float32))
+        return sigma_at(torch.as_tensor(timestep, dtype=torch.float32))
 
     def percent_to_sigma(self, percent: float) -> float:
         """Return the sigma after a share of the run in [0, 1]."""

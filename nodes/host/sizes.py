@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from ...wuerstchen.canvas import middle
-from ...wuerstchen.settings import cells
+from ...wuerstchen.sizes import cells
 
 SIZE = "wuerstchen_size"  # width and height in pixels
 

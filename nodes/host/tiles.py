@@ -8,7 +8,8 @@ import comfy.model_management as management
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ...wuerstchen.settings import SMALLEST_TILE, VQ_PIXELS, check_whole
+from ...wuerstchen.checks import check_whole
+from ...wuerstchen.sizes import SMALLEST_TILE, VQ_PIXELS
 from ...wuerstchen.tiling import Window, cover, cut, tiled
 from .constants import Constants, framed
 

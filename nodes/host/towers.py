@@ -15,13 +15,14 @@ import comfy.supported_models_base
 import torch
 from torch import Tensor
 
+from ...wuerstchen.configs import HEAD_DIM
 from ...wuerstchen.files import CheckpointError, read
 from ...wuerstchen.placement import DTYPES
+from ...wuerstchen.prompt_files import text_rows
 from ...wuerstchen.recognise import recognise, shortened
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 PUBLISHED_TOKENS = {"start": 49406, "end": 49407, "pad": 49407}
-HEAD_DIM = 64
 BODY = (
     "embeddings.token_embedding.",
     "embeddings.position_embedding.",
@@ -103,6 +104,31 @@ def patcher_of(*tower: Any, **loading: Any) -> Any:
 def encode(clip: Any, text: str) -> Any:
     """Return the CONDITIONING of `text`; what goes beyond 75 tokens is read in further chunks."""
     return clip.encode_from_tokens_scheduled(clip.tokenize(text))
+
+
+def encode_lines(clip: Any, text: str) -> tuple[Any, int]:
+    """Return the CONDITIONING of a prompt per line, a row for each, and their number.
+
+    Raises:
+        ValueError: if there is no prompt, not all are of one length, or the CLIP is scheduled.
+    """
+    lines = [(number, row["prompt"]) for number, row in text_rows(text)]
+    if not lines:
+        raise ValueError("text must hold a prompt per line, got none")
+    encodings = [encode(clip, prompt) for _, prompt in lines]
+    if any(len(encoding) > 1 for encoding in encodings):
+        raise ValueError(
+            "clip must not change during a run; schedule hooks on one prompt at a time"
+        )
+    encoded = [encoding[0] for encoding in encodings]
+    tokens = [one.shape[1] for one, _ in encoded]
+    for (number, _), count in zip(lines, tokens, strict=True):
+        if count != tokens[0]:
+            raise ValueError(
+                f"all lines must be of one length, got {tokens[0]} tokens in line {lines[0][0]} and "
+                f"{count} in line {number}; encode long prompts on their own"
+            )
+    return [[torch.cat([one for one, _ in encoded]), encoded[0][1]]], len(lines)
 
 
 class Tower(comfy.clip_model.CLIPTextModel):

@@ -66,7 +66,7 @@ def importing() -> dict[str, Any]:
 OUTSIDE = ("transformers", "diffusers", "huggingface_hub", "tokenizers", "requests", "tqdm")
 
 
-class Road:
+class NodeChain:
     """From a prompt to a picture by calling the nodes."""
 
     def __init__(self, weight_dtype: str = "fp32") -> None:
@@ -82,7 +82,7 @@ class Road:
         """Return the outputs of a node."""
         return self.nodes[f"Wuerstchen{name}"].execute(*values).result
 
-    def travel(self, side: int = 256) -> dict[str, Any]:
+    def run(self, side: int = 256) -> dict[str, Any]:
         """Return what each stage gives for a batch of two."""
         prompt = "a large red circle on a blue background"
         (positive,), (negative,) = (
@@ -127,10 +127,10 @@ def half_loaded() -> dict[str, Any]:
     found = {}
     for weight_dtype in ("fp32", "bf16", "fp16"):
         management.LoadedModel.model_load = load
-        whole = Road(weight_dtype).travel()
+        whole = NodeChain(weight_dtype).run()
         management.unload_all_models()
         management.LoadedModel.model_load = in_half(load, shares)
-        found[weight_dtype] = difference(whole, Road(weight_dtype).travel())
+        found[weight_dtype] = difference(whole, NodeChain(weight_dtype).run())
         management.unload_all_models()
     return {"differences": found, "largest share": max(shares), "loads": len(shares)}
 
@@ -141,22 +141,22 @@ def merged_in_part() -> dict[str, Any]:
     import torch
     from comfy_extras.nodes_model_merging import ModelMergeSimple
 
-    road, other, load = Road(), Road(), management.LoadedModel.model_load
+    chain, other, load = NodeChain(), NodeChain(), management.LoadedModel.model_load
     drawn = torch.Generator().manual_seed(0)
     for parameter in other.prior.model.diffusion_model.parameters():
         data = parameter.data
         data.add_(0.3 * data.std(correction=0) * torch.randn(data.shape, generator=drawn))
 
     def painted(model: Any) -> Any:
-        road.prior = model
-        found = road.travel()["semantic"]
+        chain.prior = model
+        found = chain.run()["semantic"]
         management.unload_all_models()
         return found
 
     def apart(one: Any, two: Any) -> float:
         return float((one - two).abs().max() / two.abs().max())
 
-    plain, alone = road.prior, painted(road.prior)
+    plain, alone = chain.prior, painted(chain.prior)
     (merged,) = ModelMergeSimple().merge(plain, other.prior, 0.5)
     whole = painted(merged)
     management.LoadedModel.model_load = in_half(load, shares=[])
@@ -177,28 +177,28 @@ def lazy() -> dict[str, Any]:
         return {"known": False}
     import comfy.ops
 
-    whole = Road().travel()
+    whole = NodeChain().run()
     memory.aimdo_enabled = True
     empty = comfy.ops.disable_weight_init.Linear(1, 1).weight is None
-    return {"known": True, "empty": empty, "difference": difference(whole, Road().travel())}
+    return {"known": True, "empty": empty, "difference": difference(whole, NodeChain().run())}
 
 
 def copied() -> dict[str, Any]:
     """Return the difference that weights of their own make, as for a second device."""
-    road = Road()
-    whole = road.travel()
-    if not hasattr(road.prior, "is_dynamic"):
+    chain = NodeChain()
+    whole = chain.run()
+    if not hasattr(chain.prior, "is_dynamic"):
         return {"known": False}
-    before = road.prior.model
-    road.prior = road.prior.clone(force_deepcopy=True)
-    clip = road.clip.clone()
-    clip.patcher = road.clip.patcher.clone(force_deepcopy=True)
-    clip.cond_stage_model, before_clip = clip.patcher.model, road.clip.patcher.model
-    road.clip = clip
+    before = chain.prior.model
+    chain.prior = chain.prior.clone(force_deepcopy=True)
+    clip = chain.clip.clone()
+    clip.patcher = chain.clip.patcher.clone(force_deepcopy=True)
+    clip.cond_stage_model, before_clip = clip.patcher.model, chain.clip.patcher.model
+    chain.clip = clip
     return {
         "known": True,
-        "apart": road.prior.model is not before and clip.patcher.model is not before_clip,
-        "difference": difference(whole, road.travel()),
+        "apart": chain.prior.model is not before and clip.patcher.model is not before_clip,
+        "difference": difference(whole, chain.run()),
     }
 
 
@@ -231,7 +231,7 @@ def lent() -> dict[str, Any]:
         ),
         model_management=placement.management,
     )
-    Road().travel()
+    NodeChain().run()
     return counts
 
 
@@ -295,18 +295,18 @@ def room_for_windows() -> dict[str, Any]:
     import comfy.sampler_helpers
     import torch
 
-    road, asked = Road(), []
+    chain, asked = NodeChain(), []
     load = management.load_models_gpu
 
     def noted(models: Any, memory_required: float = 0, **others: Any) -> Any:
         asked.append(memory_required)
         return load(models, memory_required=memory_required, **others)
 
-    (wanted,) = road.call("TextEncode", road.clip_b, "a star")
+    (wanted,) = chain.call("TextEncode", chain.clip_b, "a star")
     semantic = {"samples": torch.ones(1, 16, 12, 12)}
     comfy.sampler_helpers.comfy.model_management.load_models_gpu = noted
     for tile in (0, 256):
-        road.call("StageBDecode", road.decoder, semantic, wanted, 2, 1, 0.0, None, tile)
+        chain.call("StageBDecode", chain.decoder, semantic, wanted, 2, 1, 0.0, None, tile)
     return {"whole": asked[0], "windows": asked[-1], "calls": len(asked)}
 
 
@@ -314,9 +314,9 @@ def out_of_memory() -> dict[str, Any]:
     """Return how far the picture is off when Stage A cannot hold it whole."""
     import comfy.model_management as management
 
-    road = Road()
-    whole = road.travel(side=512)
-    stage_a = road.vae.first_stage_model
+    chain = NodeChain()
+    whole = chain.run(side=512)
+    stage_a = chain.vae.first_stage_model
     decode, tiles = stage_a.decode, []
 
     def decode_if_small(latent: Any) -> Any:
@@ -326,23 +326,23 @@ def out_of_memory() -> dict[str, Any]:
         return decode(latent)
 
     stage_a.decode = decode_if_small
-    (image,) = road.call("StageADecode", road.vae, {"samples": whole["vq"]}, 0)
+    (image,) = chain.call("StageADecode", chain.vae, {"samples": whole["vq"]}, 0)
     apart = (image - whole["image"]).abs()
     return {"tiles": len(tiles), "mean": float(apart.mean()), "largest": float(apart.max())}
 
 
 def weighting() -> dict[str, Any]:
     """Return how far the package's features are from the host's, relative to the largest."""
-    road = Road()
+    chain = NodeChain()
     from pack.wuerstchen.placement import Placement
     from pack.wuerstchen.sources import MINI
     from pack.wuerstchen.towers import load_text_tower
 
     found, placement = {}, Placement()
-    for folder, clip in (("wuerstchen-prior", road.clip), ("wuerstchen", road.clip_b)):
+    for folder, clip in (("wuerstchen-prior", chain.clip), ("wuerstchen", chain.clip_b)):
         tower = load_text_tower(MINI / folder, placement)
         for prompt in WEIGHTED:
-            theirs = road.call("TextEncode", clip, prompt)[0][0][0]
+            theirs = chain.call("TextEncode", clip, prompt)[0][0][0]
             ours = tower.encode([prompt])
             apart = float((ours - theirs).abs().max() / theirs.abs().max())
             found[f"{folder}, {prompt}"] = (ours.shape == theirs.shape, apart)
@@ -364,27 +364,27 @@ def samplers() -> dict[str, Any]:
     import comfy.k_diffusion.sampling as theirs
     import torch
     from pack.wuerstchen.samplers import SAMPLERS
-    from pack.wuerstchen.sampling import chosen_times, draw_noise, generators, last, noise_ratio
+    from pack.wuerstchen.sampling import chosen_times, draw_noise, generators, last, sigma_at
 
     x = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)).double()
-    times, rows = chosen_times(12, end=0.02), (3, 4)
-    sigmas = noise_ratio(times).double()
+    times, rngs = chosen_times(12, end=0.02), (3, 4)
+    sigmas = sigma_at(times).double()
     scales = (1 + sigmas**2).sqrt()
     model = hosted_model()
 
     def noise_in(x: Any, t: float) -> Any:
-        sigma = noise_ratio(torch.tensor(t)).double()
+        sigma = sigma_at(torch.tensor(t)).double()
         y = x * (1 + sigma**2).sqrt()
         return (y - model(y, sigma.expand(len(x)))) / sigma
 
     def apart(name: str, **how: Any) -> float:
         y = getattr(theirs, f"sample_{name}")(model, x * scales[0], sigmas, **how)
-        ours = last(SAMPLERS[name](noise_in, x, times, generators(rows)))
+        ours = last(SAMPLERS[name](noise_in, x, times, generators(rngs)))
         return float((ours * scales[-1] - y).abs().max())
 
     found = {name: apart(name) for name in ("euler", "heun", "lms", "dpmpp_2m")}
     for name in ("euler_ancestral", "dpmpp_2m_sde", "dpmpp_3m_sde"):
-        drawn = partial(draw_noise, generators(rows), x.shape[1:], x.device)
+        drawn = partial(draw_noise, generators(rngs), x.shape[1:], x.device)
         found[name] = apart(name, noise_sampler=lambda *_, drawn=drawn: drawn().double())
     return found
 
@@ -477,24 +477,19 @@ def middle_sized(folder: Path) -> str:
     return str(folder)
 
 
-def moved() -> dict[str, Any]:
-    """Return the devices of Stage B's constants that went to another one, and what else they hold."""
+def controlled() -> dict[str, Any]:
+    """Return what a model says to a ControlNet."""
     import torch
-    from torch.utils._pytree import tree_leaves
 
-    road = Road()
-    from pack.nodes.host.constants import Constants, Frame
-
-    network = road.decoder.model.diffusion_model
-    before = network.prepare(torch.rand(2, 77, 64), torch.rand(2, 16, 6, 6), (64, 64))
-    after = Constants(before, Frame(top=1)).to(torch.device("meta"))
-    prepared = after.prepared
-    tensors = tree_leaves([prepared.down, prepared.up])
-    return {
-        "devices": sorted({str(one.device) for one in tensors if one is not None}),
-        "tensors": len(tensors) - len(tree_leaves([before.down, before.up])),
-        "kept": prepared.dtype == before.dtype and after.frame == Frame(top=1),
-    }
+    chain = NodeChain()
+    found = {}
+    for model, shape in ((chain.prior, (1, 16, 6, 6)), (chain.decoder, (1, 4, 64, 64))):
+        given = {"noise": torch.zeros(shape), "device": torch.device("cpu"), "control": object()}
+        try:
+            model.model.extra_conds(**given)
+        except ValueError as error:
+            found[type(model.model.diffusion_model).__name__] = str(error)
+    return found
 
 
 CHECKS: dict[str, Callable[[], dict[str, Any]]] = {
@@ -505,8 +500,8 @@ CHECKS: dict[str, Callable[[], dict[str, Any]]] = {
     "copied": copied,
     "lent": lent,
     "frames": frames,
-    "moved": moved,
     "kept_pixels": kept_pixels,
+    "controlled": controlled,
     "room_for_windows": room_for_windows,
     "out_of_memory": out_of_memory,
     "samplers": samplers,

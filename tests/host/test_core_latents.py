@@ -8,6 +8,7 @@ from .graphs import (
     DECODER,
     EMPTY,
     POSITIVE,
+    PRIOR,
     STAGE_A,
     STAGE_B,
     STAGE_C,
@@ -26,6 +27,18 @@ pytestmark = pytest.mark.host
 
 VAE = [DECODER, 2]
 SAMPLERS = ("own", "euler", "dpmpp_2m")
+COLOURS = ("red", "blue", "green", "yellow", "orange")
+WINDOWS = {
+    "context_schedule": "standard_static",
+    "context_stride": 1,
+    "closed_loop": False,
+    "fuse_method": "pyramid",
+    "freenoise": False,
+    "cond_retain_index_list": "",
+    "split_conds_to_windows": False,
+    "latent_retain_index_list": "",
+    "causal_window_fix": True,
+}
 
 
 def of_batch(graph: Graph, latent: Link, index: int) -> Link:
@@ -170,3 +183,43 @@ def test_a_scaled_picture_is_saved_in_its_new_size(host: Host, graph: Any) -> No
     scaled, whole = pictures(host, graph, small, [STAGE_A, 0])
     assert scaled.shape == (64, 96, 3)
     assert abs(scaled.mean(axis=(0, 1)) - whole.mean(axis=(0, 1))).max() < 1
+
+
+def test_context_windows_give_each_latent_of_a_batch_what_is_its_own(
+    host: Host, quick: Any
+) -> None:
+    if "causal_window_fix" not in str(host.get("object_info/ContextWindowsManual")):
+        pytest.skip("this version of the host has no windows along a batch")
+    text = "\n".join(f"a large {colour} circle" for colour in COLOURS)
+    lines = add(quick, "WuerstchenTextEncodeLines", clip=[PRIOR, 1], text=text)
+    empty = again(quick, EMPTY, batch=len(COLOURS))
+    put(quick, STAGE_C, latent=empty, positive=lines, guidance=1.0)
+    sizes = {"context_length": 3, "context_overlap": 1, "dim": 0}
+    windows = [
+        add(quick, "ContextWindowsManual", model=[m, 0], **WINDOWS, **sizes)
+        for m in (PRIOR, DECODER)
+    ]
+    found = latents(
+        host,
+        quick,
+        [STAGE_C, 0],
+        again(quick, STAGE_C, model=windows[0]),
+        [STAGE_B, 0],
+        again(quick, STAGE_B, model=windows[1]),
+    )
+    for whole, parts in (found[:2], found[2:]):
+        assert apart(whole, parts) < 1e-4
+        assert apart(whole[:1], whole[1:2]) > 0.1
+
+
+def test_sizes_that_stage_b_cannot_decode_are_refused_before_the_run(
+    host: Host, quick: Any
+) -> None:
+    larger = add(
+        quick, "LatentUpscaleBy", samples=[STAGE_C, 0], upscale_method="bicubic", scale_by=1.25
+    )
+    second = again(quick, STAGE_C, latent=larger, denoise=0.5)
+    put(quick, STAGE_B, latent=second)
+    outcome = host.run(quick)
+    assert outcome.error["node_id"] == second[0]
+    assert "must be multiples of 3, got 8" in outcome.message

@@ -15,6 +15,8 @@ from .graphs import (
     DECODER,
     DECODER_SEED,
     EMPTY,
+    NEGATIVE,
+    POSITIVE,
     PRIOR,
     PROMPT,
     QUICK,
@@ -29,6 +31,7 @@ from .graphs import (
     apart,
     latents,
     levels_of,
+    output,
     pictures,
     put,
     without_ends,
@@ -180,6 +183,39 @@ def with_lora(graph: Graph, name: str, strength: float) -> Link:
     """Add the prior's model with a LoRA."""
     given = {"model": [PRIOR, 0], "lora_name": name, "strength_model": strength}
     return add(graph, "LoraLoaderModelOnly", **given)
+
+
+def hooked(graph: Graph, lora: str, on_both: bool) -> dict[str, Link]:
+    """Hook a LoRA to the positive prompt or to both; return the wires of the prompts."""
+    hook = add(graph, "CreateHookLoraModelOnly", lora_name=lora, strength_model=0.5)
+    given = {"strength": 1.0, "set_cond_area": "default", "hooks": hook}
+    if on_both:
+        prompts = {"positive_NEW": [POSITIVE, 0], "negative_NEW": [NEGATIVE, 0]}
+        pair = add(graph, "PairConditioningSetProperties", **prompts, **given)
+        return {"positive": pair, "negative": output(pair, 1)}
+    return {
+        "positive": add(graph, "ConditioningSetProperties", cond_NEW=[POSITIVE, 0], **given),
+        "negative": [NEGATIVE, 0],
+    }
+
+
+@pytest.mark.parametrize(("on_both", "guidance"), [(True, 4.0), (False, 1.0)])
+def test_a_hooked_lora_changes_the_prompts_that_it_is_hooked_to(
+    host: Host, graph: Graph, on_both: bool, guidance: float
+) -> None:
+    lora = keep_lora(host, "hooked.safetensors", [KEYS, TEXT], SPELLINGS["dotted"])
+    put(
+        graph,
+        STAGE_C,
+        guidance=guidance,
+        sampler=add(graph, "KSamplerSelect", sampler_name="euler"),
+    )
+    loader, wires = with_lora(graph, lora, 0.5), hooked(graph, lora, on_both)
+    here = again(graph, STAGE_C, **wires)
+    there = again(graph, STAGE_C, model=loader)
+    by_hook, by_loader, plain = latents(host, graph, here, there, [STAGE_C, 0])
+    assert apart(by_hook, by_loader) < 1e-4
+    assert apart(plain, by_loader) > 0.01
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)

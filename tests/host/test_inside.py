@@ -84,8 +84,9 @@ def test_an_area_beside_the_grid_is_continued_as_in_a_mirror(check: Any) -> None
     assert found["whole"]
 
 
-def test_constants_go_to_another_device_with_all_that_is_in_them(check: Any) -> None:
-    assert check("moved") == {"devices": ["meta"], "tensors": 0, "kept": True}
+def test_a_controlnet_is_refused_in_words(check: Any) -> None:
+    words = "takes no ControlNet; remove it before the sampler"
+    assert check("controlled") == {"HostedC": f"Stage C {words}", "HostedB": f"Stage B {words}"}
 
 
 def test_pixels_outside_a_mask_are_the_originals_to_the_last_bit(check: Any) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from wuerstchen.settings import SMALLEST_TILE
+from wuerstchen.sizes import SMALLEST_TILE
 
 from .graphs import (
     DECODER,

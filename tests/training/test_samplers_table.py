@@ -89,7 +89,7 @@ def test_a_reference_has_no_distance_from_itself_and_a_shorter_run_has(table: Ta
 
 
 def test_runs_share_no_noise(table: Table) -> None:
-    generators_of = [table.trial.rows(slice(0, 3), run) for run in (0, 1)]
+    generators_of = [table.trial.rngs(slice(0, 3), run) for run in (0, 1)]
     drawn = [torch.randn(9, generator=one) for rows in generators_of for one in rows]
     assert len({tuple(one.tolist()) for one in drawn}) == 6
 

@@ -14,7 +14,7 @@ from wuerstchen.placement import Placement
 from wuerstchen.towers import load_text_tower
 from wuerstchen.training.__main__ import main
 from wuerstchen.training.decoder import DecoderTask
-from wuerstchen.training.export import export, raise_to_published_units
+from wuerstchen.training.export import export, to_published_units
 from wuerstchen.training.loop import Plan, Run, drawings, finished, train
 from wuerstchen.training.prior import PriorTask
 from wuerstchen.training.text import TextTask
@@ -91,7 +91,7 @@ def test_published_units_change_nothing_that_stage_b_paints(whole: PriorTask) ->
     with torch.no_grad():
         z = decoder.compressor(pixels)
         before = decoder.stage_b(x, t, text, z)
-        raise_to_published_units(decoder.compressor, decoder.stage_b)
+        to_published_units(decoder.compressor, decoder.stage_b)
         raw = decoder.compressor(pixels)
         after = decoder.stage_b(x, t, text, raw)
     torch.testing.assert_close(raw, 42 * z - 1, rtol=1e-5, atol=1e-3)

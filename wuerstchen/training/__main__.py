@@ -23,11 +23,12 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from ..checks import check_whole
 from ..files import parsed
-from ..options import said
+from ..options import argparse_type
 from ..pipeline import Wuerstchen
 from ..placement import choose_device
-from ..settings import PRESETS, check_whole
+from ..settings import PRESETS
 from ..sources import MINI
 from .cases import PARTS
 from .chart import draw_chart
@@ -112,7 +113,10 @@ def parser() -> argparse.ArgumentParser:
     fitted.add_argument("--out", type=Path, required=True, help="JSON file to add them to")
     for job in (mini, measured, compared, lesser, fitted):
         job.add_argument(
-            "--device", type=said(choose_device), default="auto", help="auto, cpu, cuda, mps"
+            "--device",
+            type=argparse_type(choose_device),
+            default="auto",
+            help="auto, cpu, cuda, mps",
         )
         job.add_argument("--threads", type=int, help="CPU threads (all)")
     return root

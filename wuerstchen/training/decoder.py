@@ -20,15 +20,15 @@ from torch.nn import functional as F
 from ..compressor import Compressor, prepare_pixels
 from ..sampling import (
     add_noise,
+    alpha_bar,
     ddpm,
     denoiser,
     draw_noise,
     generators,
     last,
-    signal_share,
     uniform_times,
 )
-from ..settings import vq_cells
+from ..sizes import vq_cells
 from ..stage_a import StageA
 from ..stage_b import StageB
 from .data import Batch, batch, captions, edge_weights
@@ -45,7 +45,7 @@ NOISE_FLOOR = 0.003  # of the loss weight: errors in the picture count, but less
 LATENT_NOISE, DROPPED = 0.2, 0.15
 
 
-class Shown(NamedTuple):
+class DecoderBatch(NamedTuple):
     """Pictures and a caption for each."""
 
     pictures: Batch
@@ -79,12 +79,12 @@ class DecoderTask:
             }
         ).to(device)
 
-    def draw(self, rng: np.random.Generator, progress: float) -> Shown:
+    def draw(self, rng: np.random.Generator, progress: float) -> DecoderBatch:
         whole = progress >= WHOLE_FROM
         pictures = batch(rng, WHOLES) if whole else batch(rng, WINDOWS, crop=WINDOW)
-        return Shown(pictures, captions(pictures.scenes, rng, dropped=DROPPED))
+        return DecoderBatch(pictures, captions(pictures.scenes, rng, dropped=DROPPED))
 
-    def losses(self, drawn: Shown, progress: float) -> dict[str, Tensor]:
+    def losses(self, drawn: DecoderBatch, progress: float) -> dict[str, Tensor]:
         shown, prompts = drawn.pictures.to(self.device), drawn.prompts
         self.compressor.train(progress < FROZEN_FROM)
         z = self.compressor(prepare_pixels(shown.pixels))
@@ -101,7 +101,7 @@ class DecoderTask:
         with half_precision(self.device):
             text, _ = self.tower.read(prompts)
             predicted = self.stage_b(noisy, t, text, z)
-        alpha = signal_share(t).view(-1, 1, 1, 1)
+        alpha = alpha_bar(t).view(-1, 1, 1, 1)
         weights = (
             edge_weights(shown.things, self.stage_a.config.downscale)
             * (1 - alpha)
@@ -154,12 +154,12 @@ class DecoderTask:
 
     def paint(self, z: Tensor, prompts: list[str]) -> Tensor:
         """Return pixels in [0, 1] painted in 12 steps from semantic latents (N, 16, h, w)."""
-        rows = generators(range(len(z)))
+        rngs = generators(range(len(z)))
         size = (vq_cells(z.shape[2]), vq_cells(z.shape[3]))
         constants = self.stage_b.prepare(self.tower.read(prompts)[0], z, size)
-        noise = draw_noise(rows, (4, *size), z.device)
+        noise = draw_noise(rngs, (4, *size), z.device)
         denoise = denoiser(self.stage_b.step, constants)
-        return self.stage_a.decode(last(ddpm(denoise, noise, uniform_times(12), rows))).clamp(0, 1)
+        return self.stage_a.decode(last(ddpm(denoise, noise, uniform_times(12), rngs))).clamp(0, 1)
 
 
 class StageBTask:
@@ -172,10 +172,10 @@ class StageBTask:
         self.networks = nn.ModuleDict({"stage_b": decoder.stage_b, "tower": decoder.tower})
         decoder.compressor.eval().requires_grad_(False)
 
-    def draw(self, rng: np.random.Generator, progress: float) -> Shown:
+    def draw(self, rng: np.random.Generator, progress: float) -> DecoderBatch:
         return self.decoder.draw(rng, progress=1.0)
 
-    def losses(self, drawn: Shown, progress: float) -> dict[str, Tensor]:
+    def losses(self, drawn: DecoderBatch, progress: float) -> dict[str, Tensor]:
         shown = drawn.pictures.to(self.decoder.device)
         with torch.no_grad():
             z = self.decoder.compressor(prepare_pixels(shown.pixels))

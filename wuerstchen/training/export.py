@@ -16,12 +16,11 @@ from torch import Tensor
 
 from ..compressor import Compressor
 from ..recognise import KINDS
+from ..sampling import LATENT_SCALE, LATENT_SHIFT
 from ..stage_b import StageB
 from .mini import COMPRESSOR, NATIVE_SIZE, STAGE_A, STAGE_B, STAGE_C
 from .prior import PriorTask
 from .text import Tower
-
-MEAN, STD = 42.0, 1.0
 
 SCHEDULER = {"_class_name": "DDPMWuerstchenScheduler", "s": 0.008, "scaler": 1.0}
 SHARED = {
@@ -31,8 +30,8 @@ SHARED = {
 }
 PRIOR_INDEX = {
     "_class_name": "WuerstchenPriorPipeline",
-    "latent_mean": MEAN,
-    "latent_std": STD,
+    "latent_mean": LATENT_SCALE,
+    "latent_std": LATENT_SHIFT,
     "native_size": NATIVE_SIZE,
     "prior": ["wuerstchen", "WuerstchenPrior"],
     "resolution_multiple": 42.67,
@@ -49,7 +48,7 @@ DECODER_INDEX = {
 
 def export(task: PriorTask, folder: Path) -> None:
     """Write the finished networks of `task` into `folder`. The networks are changed to published units."""
-    raise_to_published_units(task.decoder.compressor, task.decoder.stage_b)
+    to_published_units(task.decoder.compressor, task.decoder.stage_b)
     prior, decoder = folder / "wuerstchen-prior", folder / "wuerstchen"
     write_network(prior / "prior", "WuerstchenPrior", asdict(STAGE_C), task.stage_c)
     write_network(decoder / "decoder", "WuerstchenDiffNeXt", asdict(STAGE_B), task.decoder.stage_b)
@@ -70,16 +69,16 @@ def export(task: PriorTask, folder: Path) -> None:
 
 
 @torch.no_grad()
-def raise_to_published_units(compressor: Compressor, stage_b: StageB) -> None:
+def to_published_units(compressor: Compressor, stage_b: StageB) -> None:
     """Let the compressor give, and Stage B take, raw latents."""
     norm: Any = compressor.mapper[1]
-    norm.weight.mul_(MEAN)
-    norm.bias.mul_(MEAN).sub_(STD)
+    norm.weight.mul_(LATENT_SCALE)
+    norm.bias.mul_(LATENT_SCALE).sub_(LATENT_SHIFT)
     mappers: list[Any] = list(stage_b.effnet_mappers)
     for mapper in mappers:
         if mapper is not None:
-            mapper.weight.div_(MEAN)
-            mapper.bias.add_(STD * mapper.weight.sum(dim=(1, 2, 3)))
+            mapper.weight.div_(LATENT_SCALE)
+            mapper.bias.add_(LATENT_SHIFT * mapper.weight.sum(dim=(1, 2, 3)))
 
 
 def write_network(

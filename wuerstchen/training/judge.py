@@ -46,7 +46,7 @@ class Score:
     everything: int = 0
 
     def plus(self, agreement: dict[str, bool]) -> "Score":
-        """Counts one more picture, from what `agree` returned."""
+        """Return the score with one more picture, from what `agree` returned."""
         return Score(
             pictures=self.pictures + 1,
             everything=self.everything + all(agreement.values()),
@@ -63,10 +63,10 @@ def judge(pixels: npt.NDArray[np.uint8]) -> Verdict | None:
     """Describes the biggest object, or returns None where there is none.
 
     Args:
-        pixels: `[H, W, 3]`, RGB, at least 16 pixels a side.
+        pixels: (H, W, 3), RGB, at least 16 pixels a side.
 
     Raises:
-        ValueError: the array is no such picture.
+        ValueError: if the array is no such picture.
     """
     if pixels.ndim != 3 or pixels.shape[2] != 3 or min(pixels.shape[:2]) < 16:
         raise ValueError(f"pixels must be [H, W, 3] with sides from 16, got {list(pixels.shape)}")

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..checks import check_whole
 from ..pipeline import Wuerstchen
-from ..settings import check_whole
 from .judge import Score, agree, judge
 from .shapes import Scene, random_scene
 from .wording import caption

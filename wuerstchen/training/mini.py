@@ -1,5 +1,6 @@
 """The sizes of the bundled model: the published networks in small, below 8 million numbers in all."""
 
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import torch
@@ -50,12 +51,12 @@ COMPRESSOR = CompressorConfig(
 )
 
 
-def tokenizer() -> CLIPTokenizer:
-    """Return a CLIP tokenizer that knows the captions' words whole and spells all others in bytes."""
+def tokenizer(words: Iterable[str] = VOCABULARY) -> CLIPTokenizer:
+    """Return a CLIP tokenizer that knows `words` whole and spells all others in bytes."""
     letters = bytes_as_letters()
     vocabulary = [*letters, *(letter + "</w>" for letter in letters)]
     merges: list[Any] = []
-    for word in VOCABULARY:
+    for word in words:
         pieces = [*word[:-1], word[-1] + "</w>"]
         while len(pieces) > 1:
             pair = (pieces[0], pieces[1])

@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from ..checks import check_whole
 from ..pipeline import Wuerstchen
-from ..settings import Settings, check_whole
+from ..settings import Settings
 from .distances import grey_distance, path_distance
 from .trial import Trial, paired_loss
 

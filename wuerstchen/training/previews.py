@@ -32,9 +32,9 @@ def fit_previews(model: Wuerstchen, prompts: list[str], seed: int = 0) -> dict[s
     semantics, vqs, pixels = [], [], []
     for start in tqdm(range(0, len(prompts), BATCH), desc="pictures to fit", unit="batch"):
         text_c, text_b = model.encode_text(prompts[start : start + BATCH])
-        rows = generators([seed + start + i for i in range(len(text_c))])
-        semantics.append(model.sample_semantic(text_c, rows))
-        vqs.append(model.sample_vq(semantics[-1], text_b, rows))
+        rngs = generators([seed + start + i for i in range(len(text_c))])
+        semantics.append(model.sample_semantic(text_c, rngs))
+        vqs.append(model.sample_vq(semantics[-1], text_b, rngs))
         pixels.append(model.decode_pixels(vqs[-1]))
     colours = torch.cat(pixels) * 2 - 1
     z = from_published(torch.cat(semantics))

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from ..compressor import prepare_pixels
 from ..sampling import (
     add_noise,
+    alpha_bar,
     ddpm,
     denoiser,
     draw_noise,
@@ -22,7 +23,6 @@ from ..sampling import (
     guided,
     last,
     published_times,
-    signal_share,
 )
 from ..stage_c import StageC
 from .data import SIZE_SHARES, SIZES, batch_of, captions, vaguer
@@ -43,7 +43,7 @@ DROPPED, GUIDANCE = 0.1, 4.0
 Stock = list[tuple[Tensor, list[Scene]]]
 
 
-class Foreseen(NamedTuple):
+class PriorBatch(NamedTuple):
     """Semantic latents, what they show, a caption for each, and which captions tell all of it."""
 
     latents: Tensor
@@ -64,23 +64,23 @@ class PriorTask:
         self.networks = nn.ModuleDict({"stage_c": self.stage_c, "tower": tower}).to(self.device)
         decoder.networks.eval()
 
-    def draw(self, rng: np.random.Generator, progress: float) -> Foreseen:
+    def draw(self, rng: np.random.Generator, progress: float) -> PriorBatch:
         latents, known = self.stock[rng.choice(len(SIZES), p=SIZE_SHARES)]
         chosen = rng.integers(len(latents), size=BATCH)
         scenes = [known[i] for i in chosen]
         full = captions(scenes, rng, dropped=DROPPED)
         prompts = [vaguer(text, rng) for text in full]
         told = [i for i, text in enumerate(full) if text and text == prompts[i]]
-        return Foreseen(latents[torch.from_numpy(chosen)], scenes, prompts, told)
+        return PriorBatch(latents[torch.from_numpy(chosen)], scenes, prompts, told)
 
-    def losses(self, drawn: Foreseen, progress: float) -> dict[str, Tensor]:
+    def losses(self, drawn: PriorBatch, progress: float) -> dict[str, Tensor]:
         z, scenes, prompts, told = drawn
         z, t = z.to(self.device), early_times(BATCH).to(self.device)
         fresh = torch.randn_like(z)
         with half_precision(self.device):
             features, lengths = self.tower.read(prompts)
             predicted = self.stage_c(add_noise(z, fresh, t), t, features)
-        alpha = signal_share(t).view(-1, 1, 1, 1)
+        alpha = alpha_bar(t).view(-1, 1, 1, 1)
         weights = (1 - alpha) / (alpha + NOISE_FLOOR)
         asked = self.tower.question_loss(
             features.float()[told], lengths[told], [scenes[i] for i in told]
@@ -103,11 +103,11 @@ class PriorTask:
 
     def paint(self, prompts: list[str]) -> Tensor:
         """Return 256×256 pixels in [0, 1] painted from `prompts` with the default settings."""
-        rows = generators(range(len(prompts)))
+        rngs = generators(range(len(prompts)))
         constants = self.stage_c.prepare(self.tower.read([*prompts, *[""] * len(prompts)])[0])
         denoise = guided(denoiser(self.stage_c.step, constants), GUIDANCE)
-        noise = draw_noise(rows, (16, 6, 6), self.device)
-        z = last(ddpm(denoise, noise, published_times(), rows))
+        noise = draw_noise(rngs, (16, 6, 6), self.device)
+        z = last(ddpm(denoise, noise, published_times(), rngs))
         return self.decoder.paint(z, prompts)
 
 

@@ -28,8 +28,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..checks import check_whole
 from ..pipeline import Wuerstchen
-from ..settings import Settings, check_whole
+from ..settings import Settings
 from ..writing import appearing
 from .cases import NOISY, PARTS, calls, changes, title
 from .distances import blocks, frechet, grey_distance, path_distance

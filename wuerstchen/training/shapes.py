@@ -82,7 +82,7 @@ class Scene:
 
 
 def random_scene(rng: np.random.Generator, *, held_out: bool = False) -> Scene:
-    """Draws a scene for training, or with `held_out` one that training never shows.
+    """Return a random scene for training, or with `held_out` one that training never shows.
 
     A quarter of the training scenes have two things; held-out scenes have one.
     """
@@ -99,19 +99,13 @@ def random_scene(rng: np.random.Generator, *, held_out: bool = False) -> Scene:
     return Scene(things=(first, second), background=background)
 
 
-def is_held_out(scene: Scene) -> bool:
-    """Says whether any thing of the scene is a combination that training must not show."""
-    return any((t.colour, t.shape, scene.background) in HELD_OUT for t in scene.things)
-
-
 def draw(scene: Scene, width: int, height: int, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-    """Draws the scene with soft edges; `rng` moves and scales each thing a little.
+    """Return the scene drawn with soft edges, (height, width, 3), RGB.
 
-    Returns:
-        `[height, width, 3]`, RGB.
+    `rng` moves and scales each thing a little.
 
     Raises:
-        ValueError: a side is below 16 pixels.
+        ValueError: if a side is below 16 pixels.
     """
     if min(width, height) < 16:
         raise ValueError(f"width and height must be at least 16 pixels, got {width} x {height}")
@@ -206,7 +200,7 @@ def _random_thing(
 
 
 def pick(rng: np.random.Generator, options: Sequence[str]) -> str:
-    """Returns one of the options at random."""
+    """Return one of the options at random."""
     return options[int(rng.integers(len(options)))]
 
 

@@ -65,7 +65,7 @@ class Tower(nn.Module):
         return torch.stack(losses).mean()
 
 
-class Worded(NamedTuple):
+class TextBatch(NamedTuple):
     """Scenes and a caption for each."""
 
     scenes: list[Scene]
@@ -81,11 +81,11 @@ class TextTask:
         self.towers = {"prior": Tower(128, 2), "decoder": Tower(64, 2)}
         self.networks = nn.ModuleDict(self.towers).to(device)
 
-    def draw(self, rng: np.random.Generator, progress: float) -> Worded:
+    def draw(self, rng: np.random.Generator, progress: float) -> TextBatch:
         scenes = [random_scene(rng) for _ in range(BATCH)]
-        return Worded(scenes, captions(scenes, rng))
+        return TextBatch(scenes, captions(scenes, rng))
 
-    def losses(self, drawn: Worded, progress: float) -> dict[str, Tensor]:
+    def losses(self, drawn: TextBatch, progress: float) -> dict[str, Tensor]:
         return {
             name: tower.question_loss(*tower.read(drawn.prompts), drawn.scenes)
             for name, tower in self.towers.items()

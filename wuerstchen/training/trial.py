@@ -28,7 +28,7 @@ class Trial:
     def __init__(self, model: Wuerstchen, prompts: int, seed: int) -> None:
         self.model, self.seed = model, seed
         self.scenes, captions = zip(*islice(held_out(seed), prompts), strict=True)
-        self.text, self.unwanted = model.encode_text(captions), model.encode_text([""])
+        self.text, self.negative = model.encode_text(captions), model.encode_text([""])
 
     def compose(self, s: Settings, count: int, run: int = 0) -> Tensor:
         """Return z of the first `count` prompts; another `run` has other noise."""
@@ -37,8 +37,8 @@ class Trial:
             text = self.text.prior[part]
             semantic = self.model.sample_semantic(
                 text,
-                self.rows(part, run),
-                unwanted=self.unwanted.prior.expand(len(text), -1, -1),
+                self.rngs(part, run),
+                negative=self.negative.prior.expand(len(text), -1, -1),
                 steps=s.steps,
                 sampler=s.sampler,
                 guidance=s.guidance,
@@ -55,14 +55,14 @@ class Trial:
             return self.model.sample_vq(
                 to_published(z[part]),
                 self.text.decoder[part],
-                self.rows(part, run),
+                self.rngs(part, run),
                 steps=s.decoder_steps,
                 sampler=s.decoder_sampler,
             )
 
         return in_batches(some, len(z))
 
-    def rows(self, part: slice, run: int) -> list[torch.Generator]:
+    def rngs(self, part: slice, run: int) -> list[torch.Generator]:
         """Return the generators of some prompts."""
         return generators([self.seed + run * FAR + i for i in range(part.start, part.stop)])
 

@@ -50,7 +50,7 @@ TWO_THINGS = (
 
 
 def caption(scene: Scene, rng: np.random.Generator) -> str:
-    """Words the scene in one of many ways.
+    """Return the scene in words, in one of many ways.
 
     Colour, shape and background are always named. A large size and the place in the centre are
     left out half of the time. Two things have both places named and, being small, not always
@@ -69,15 +69,6 @@ def caption(scene: Scene, rng: np.random.Generator) -> str:
     return text + "." if rng.random() < 0.25 else text
 
 
-def plain_caption(scene: Scene) -> str:
-    """Words the scene in the plainest way, as in "a large red circle on a blue background"."""
-    parts = []
-    for thing in scene.things:
-        place = "" if thing.place == "centre" else f" at the {thing.place}"
-        parts.append(f"a {thing.size} {thing.colour} {thing.shape}{place}")
-    return _tidy(f"{' and '.join(parts)} on a {scene.background} background")
-
-
 def _slots(thing: Thing, rng: np.random.Generator, suffix: str) -> dict[str, str]:
     size, place = pick(rng, SIZE_WORDS[thing.size]), pick(rng, PLACE_WORDS[thing.place])
     size_is_clear = thing.size == "large" or suffix != ""  # two things are always small
@@ -89,7 +80,7 @@ def _slots(thing: Thing, rng: np.random.Generator, suffix: str) -> dict[str, str
 
 
 def _tidy(text: str) -> str:
-    """Closes the gaps that empty slots leave, and turns "a" into "an" before a vowel."""
+    """Return `text` without the gaps that empty slots leave, and with "an" before a vowel."""
     text = re.sub(r"\s*,[\s,]*", ", ", " ".join(text.split())).strip(" ,")
     return re.sub(r"\ba(?= [aeiou])", "an", text)
 

@@ -72,7 +72,7 @@ def test_a_path_between_prompts_is_the_packages(host: Host, quick: Any, package:
 
 
 def test_a_path_between_latents_is_the_arc_with_one_noise(host: Host, quick: Any) -> None:
-    from wuerstchen.interpolation import between
+    from wuerstchen.interpolation import interpolate
     from wuerstchen.sampling import from_published, to_published
 
     ends = [STAGE_C, 0], again(quick, STAGE_C, positive=again(quick, POSITIVE, text=GREEN))
@@ -81,7 +81,7 @@ def test_a_path_between_latents_is_the_arc_with_one_noise(host: Host, quick: Any
     first, last, all_of_it = latents(host, quick, *ends, path)
     assert (all_of_it[0] == first[0]).all()
     assert (all_of_it[-1] == last[0]).all()
-    arc = to_published(between([from_published(first), from_published(last)], FRAMES, dims=3))
+    arc = to_published(interpolate([from_published(first), from_published(last)], FRAMES, dims=3))
     assert apart(all_of_it, arc) < 1e-6
     assert apart(all_of_it[1:2], first + (last - first) / (FRAMES - 1)) > 0.01
     decoded = again(quick, STAGE_B, latent=path)

@@ -14,7 +14,6 @@ class InterpolatePrompts(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Return the node's interface."""
         return io.Schema(
             node_id="WuerstchenInterpolatePrompts",
             display_name="Würstchen Interpolate Prompts",
@@ -38,7 +37,6 @@ class InterpolatePrompts(io.ComfyNode):
 
     @classmethod
     def execute(cls, conditioning_a: Any, conditioning_b: Any, frames: int) -> io.NodeOutput:
-        """Lay the path."""
         return io.NodeOutput(host.prompts_between(conditioning_a, conditioning_b, frames))
 
 
@@ -47,7 +45,6 @@ class InterpolateLatents(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Return the node's interface."""
         return io.Schema(
             node_id="WuerstchenInterpolateLatents",
             display_name="Würstchen Interpolate Latents",
@@ -70,5 +67,4 @@ class InterpolateLatents(io.ComfyNode):
     def execute(
         cls, latent_a: dict[str, Any], latent_b: dict[str, Any], frames: int
     ) -> io.NodeOutput:
-        """Lay the path."""
         return io.NodeOutput(host.latents_between(latent_a, latent_b, frames))
