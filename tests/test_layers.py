@@ -1,6 +1,7 @@
 """The blocks that the networks share, each against a plain formula or torch's own layer."""
 
 import math
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from wuerstchen.layers import (
     BatchNorm2d,
     GlobalResponseNorm,
     ResBlock,
+    Share,
     TimestepBlock,
     layer_norm_2d,
     time_embedding,
@@ -311,6 +313,39 @@ def test_the_norm_over_a_map_of_many_bands_is_that_of_pytorch(
     wanted = torch.linalg.vector_norm(x.double(), dim=(1, 2), keepdim=True)
     assert norm_over_map(x).dtype == torch.float32
     assert error(norm_over_map(x), wanted) < 1e-6
+
+
+@pytest.mark.parametrize("packs", [False, True])
+def test_each_gradient_alone_is_pytorchs(packs: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is asked of oneDNN has none, be it a weight's, a bias's or that of what is added."""
+    block = ResBlock(16, c_skip=8)
+    fill(block)
+    x, features = normal(1, 16, 3, 4), normal(1, 3, 4, 2)
+    share = [features, normal(64, 2), normal(64)]
+    leaves = [*block.parameters(), x, *share]
+
+    def gradient(leaf: Tensor) -> Tensor:
+        leaf.requires_grad_(True)
+        y = block(x, skip=None, share=Share(*share))
+        (found,) = torch.autograd.grad(y.square().sum(), leaf)
+        leaf.requires_grad_(False)
+        return found
+
+    block.requires_grad_(False)
+    with packing(block) if packs else nullcontext():
+        ours = [gradient(leaf) for leaf in leaves]
+    monkeypatch.setattr(arithmetic, "ONEDNN", ())
+    for found, leaf in zip(ours, leaves, strict=True):
+        assert error(found, gradient(leaf)) < 1e-5
+        assert found.abs().max() > 0
+
+
+def test_a_channel_of_zeros_has_finite_gradients() -> None:
+    x = normal(1, 3, 4, 6)
+    x[..., 0] = 0
+    norm_over_map(x.requires_grad_()).sum().backward()
+    assert x.grad is not None
+    assert x.grad.isfinite().all()
 
 
 def test_the_way_with_gradients_gives_the_numbers_of_the_way_without() -> None:

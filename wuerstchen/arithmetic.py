@@ -45,8 +45,10 @@ def linear(
 
     `x` may hold only some of the layer's input features, its `columns`.
     """
-    if columns != ALL or (is_plain(layer) and takes_onednn(x, layer.weight)):
-        y = product(x, *packed(layer, x, columns), activate=activate, plus=plus)
+    fast = takes_onednn(x, layer.weight, layer.bias, plus)
+    if columns != ALL or (is_plain(layer) and fast):
+        weights = (packed if fast else weight_and_bias)(layer, x, columns)
+        y = product(x, *weights, activate=activate, plus=plus)
         release(layer)
         return y
     return epilogue(layer(x), activate, plus)
@@ -67,7 +69,7 @@ def product(
     plus: Tensor | None = None,
 ) -> Tensor:
     """Return `x` (..., D) times `weight` (D', D) plus `bias` (D',), then as `linear`."""
-    if not takes_onednn(x, weight):
+    if not takes_onednn(x, weight, bias, plus):
         if weight.device.type == "mps":  # where a part of a matrix may be read as if it were whole
             weight = weight.contiguous()
         # strided rows would be multiplied one by one
@@ -98,11 +100,8 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     PyTorch's own way is faster.
     """
     scores = queries.shape[2] * keys.shape[2]
-    if (
-        not takes_onednn(queries, keys)
-        or needs_grad(values)
-        or scores < WORTHWHILE * torch.get_num_threads()
-    ):
+    worthwhile = scores >= WORTHWHILE * torch.get_num_threads()
+    if not (worthwhile and takes_onednn(queries, keys, values)):
         return F.scaled_dot_product_attention(queries, keys, values)
     scaled = queries.float() * queries.shape[-1] ** -0.5
     heads = (part.flatten(0, 1) for part in (scaled, keys.float(), values.transpose(2, 3)))
@@ -117,7 +116,7 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
 
 def norm_over_map(x: Tensor) -> Tensor:
     """Return the root of the sum of squares over H and W of rows (N, H, W, C): (N, 1, 1, C), float32."""
-    if x.device.type != "cpu":
+    if x.device.type != "cpu" or needs_grad(x):  # the root of a sum of 0 has no finite gradient
         norm: Tensor = torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True, dtype=torch.float32)
         return norm
     rows = max(1, BAND // x.shape[-1])
@@ -169,7 +168,7 @@ def drop_packed(network: nn.Module) -> None:
 def packed(layer: Any, like: Tensor, columns: slice = ALL) -> tuple[Tensor, Tensor]:
     """Return `weight_and_bias`, the weight in oneDNN's order if the layer keeps it so."""
     kept = getattr(layer, "packed", None)
-    if kept is None or not takes_onednn(like, layer.weight):
+    if kept is None:
         return weight_and_bias(layer, like, columns)
     key = (columns.start, columns.stop, like.dtype)
     if key not in kept:
@@ -206,16 +205,18 @@ def release(layer: Any) -> None:
         layer.release()
 
 
-def takes_onednn(x: Tensor, weight: Tensor) -> bool:
+def takes_onednn(x: Tensor, *others: Tensor | None) -> bool:
     """Whether a product is to be asked of oneDNN, which knows no gradients.
 
     PyTorch's compiler and its autocast choose for themselves.
     """
-    if x.device.type != "cpu" or x.dtype not in ONEDNN or needs_grad(x, weight):
+    if x.device.type != "cpu" or x.dtype not in ONEDNN or needs_grad(x, *others):
         return False
     return not torch.compiler.is_compiling() and not torch.is_autocast_enabled("cpu")
 
 
-def needs_grad(*tensors: Tensor) -> bool:
+def needs_grad(*tensors: Tensor | None) -> bool:
     """Whether gradients may be asked for what is calculated from `tensors`."""
-    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    return torch.is_grad_enabled() and any(
+        tensor is not None and tensor.requires_grad for tensor in tensors
+    )
