@@ -315,6 +315,7 @@ def refused(run: Callable[[], int], folder: Path, capfd: Capture) -> str:
         (["--steps", "0"], "steps must be a whole number of at least 1, got 0"),
         (["--decoder-steps", "0"], "decoder_steps must be a whole number of at least 1, got 0"),
         (["--batch", "0"], "batch must be a whole number of at least 1, got 0"),
+        (["--batch", "5000"], "batch must be a whole number of at most 4096, got 5000"),
         (["--seed", "-1"], "seed must be a whole number of at least 0"),
         (["--cfg", "nan"], "--cfg: must be a finite number, got 'nan'"),
         (["--decoder-cfg", "much"], "--decoder-cfg: must be a finite number, got 'much'"),

@@ -485,7 +485,7 @@ def test_a_folder_that_is_no_model_is_refused_with_what_it_lacks(
         Wuerstchen.load(tmp_path)
     shutil.copytree(tiny, tmp_path / "copy")
     (tmp_path / "copy" / "wuerstchen" / "model_index.json").unlink()
-    with pytest.raises(CheckpointError, match=r"but wuerstchen/model_index\.json is not there"):
+    with pytest.raises(CheckpointError, match=r"but found no wuerstchen/model_index\.json;"):
         Wuerstchen.load(tmp_path / "copy")
 
 
@@ -550,6 +550,13 @@ def test_numbers_beyond_the_precision_are_told_and_not_painted(tiny: Path, stage
         ValueError, match=r"must be of finite numbers, got others in torch\.float32"
     ):
         model.paint("a cat", steps=2, decoder_steps=2, width=128, height=128)
+
+
+def test_pixels_that_are_no_numbers_are_refused(tiny: Path) -> None:
+    model = Wuerstchen.load(tiny, device="cpu", progress=False)
+    model.stage_a.out_block[0].bias[0] = torch.nan
+    with pytest.raises(ValueError, match="the result of Stage A must be of finite numbers"):
+        model.decode_pixels(torch.zeros(1, 4, 32, 32))
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from .checks import MOST, check_choice, check_text, check_whole
 from .sizes import SMALLEST_SIDE, SMALLEST_TILE
 
 MOST_GUIDANCE = 10_000.0
+MOST_IMAGES = 4096  # of a prompt
 SAMPLERS = (
     "ddpm",
     "ddim",
@@ -94,8 +95,9 @@ class Settings:
     def __post_init__(self) -> None:
         for name in ("width", "height"):
             self._set_whole(name, SMALLEST_SIDE)
-        for name in ("steps", "decoder_steps", "batch"):
+        for name in ("steps", "decoder_steps"):
             self._set_whole(name, 1)
+        self._set_whole("batch", 1, MOST_IMAGES)
         for name in ("seed", "decoder_seed"):
             self._set_whole(name, 0, 2**64 - self.batch)
         self._set_whole("feather", 0)

@@ -295,6 +295,9 @@ class Stages:
         Args:
             vq: from `sample_vq`.
             tile: side in pixels of what is decoded at once; the pixels are those of the whole.
+
+        Raises:
+            ValueError: if the pixels are beyond the precision.
         """
         pixels = []
         with self.placement.running(self.stage_a), self._bar("Stage A", len(vq)) as bar:
@@ -303,7 +306,8 @@ class Stages:
                     decoded = self.stage_a.decode(row[None])
                 else:
                     decoded = decode_tiled(self.stage_a, row[None], tile)
-                pixels.append(decoded.float().clamp(0, 1).cpu())
+                shown = decoded.float().clamp(0, 1).cpu()
+                pixels.append(finite(shown, "Stage A", self.placement.dtype))
                 bar.update()
         return torch.cat(pixels)
 
@@ -345,18 +349,18 @@ class Stages:
         return tqdm(desc=title, total=total, disable=not self.progress)
 
 
-def finite(latent: Tensor, stage: str, dtype: torch.dtype) -> Tensor:
-    """Return a latent that is a picture's; refuse one with other than finite numbers.
+def finite(found: Tensor, stage: str, dtype: torch.dtype) -> Tensor:
+    """Return what a stage found; refuse other than finite numbers.
 
     Raises:
         ValueError: with what to change.
     """
-    if not latent.isfinite().all():
+    if not found.isfinite().all():
         raise ValueError(
-            f"the latent of {stage} must be of finite numbers, got others in {dtype}; take dtype bf16 "
+            f"the result of {stage} must be of finite numbers, got others in {dtype}; take dtype bf16 "
             "or fp32, fewer or weaker LoRAs, or another checkpoint"
         )
-    return latent
+    return found
 
 
 def known_z(latent: Tensor, mask: Tensor | None, like: Tensor) -> Tensor:
