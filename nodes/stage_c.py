@@ -26,7 +26,7 @@ class EmptyLatent(io.ComfyNode):
             display_name="Würstchen Empty Latent",
             category="Würstchen",
             description="An empty latent for Stage C: 3 cells per 128 pixels, 16 channels. A size "
-            "in between is painted at the next larger one and cropped.",
+            "that is no multiple of 128 is painted at the next larger one and cropped.",
             inputs=[
                 io.Int.Input(
                     "width",

@@ -480,7 +480,7 @@ def test_a_folder_that_is_no_model_is_refused_with_what_it_lacks(
 ) -> None:
     with pytest.raises(
         CheckpointError,
-        match=r"wuerstchen-prior/model_index\.json and wuerstchen/model_index\.json",
+        match=r"wuerstchen-prior/model_index\.json or wuerstchen/model_index\.json",
     ):
         Wuerstchen.load(tmp_path)
     shutil.copytree(tiny, tmp_path / "copy")

@@ -66,7 +66,7 @@ def command(words: list[str]) -> None:
 def show_info(words: list[str]) -> None:
     """Print what a source holds."""
     parser = Parser(prog="wuerstchen info", description="Show which networks a checkpoint holds.")
-    add_source(parser)
+    add_source(parser, "the Hub name of a model that was downloaded before")
     args = parser.parse_args(words[1:])
     from .checkpoints import describe
 
@@ -88,7 +88,7 @@ def convert_source(words: list[str]) -> None:
     parser = Parser(
         prog="wuerstchen convert", description="Write a checkpoint as one safetensors file."
     )
-    add_source(parser)
+    add_source(parser, "a Hub name")
     parser.add_argument("out", metavar="OUT", type=Path, help="file to write, ends in .safetensors")
     kinds = ("stage_a", "stage_b", "stage_c", "compressor", "text_encoder")
     parser.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), help="default: as it is")
@@ -101,10 +101,10 @@ def convert_source(words: list[str]) -> None:
     print(args.out)
 
 
-def add_source(parser: Parser) -> None:
+def add_source(parser: Parser, hub_name: str) -> None:
     """Add what both subcommands take."""
     word = parser.prog.split()[-1]
-    about = f"a file, a folder or a Hub name (to paint the prompt {word!r}: wuerstchen -- {word})"
+    about = f"a file, a folder or {hub_name} (to paint the prompt {word!r}: wuerstchen -- {word})"
     parser.add_argument("source", metavar="SOURCE", help=about)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
 

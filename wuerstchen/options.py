@@ -111,7 +111,7 @@ def add_model_options(group: Any) -> None:
     group.add_argument(
         "--prior",
         metavar="SOURCE",
-        help="another Stage C: a folder, a Hub name, a file, or a blend of such: a*0.5+b*0.5",
+        help='another Stage C: a folder, a Hub name, a file, or a blend of such: "A*0.5+B*0.5"',
     )
     group.add_argument("--decoder", metavar="SOURCE", help="another Stage B and Stage A, likewise")
     group.add_argument("--stage-a", metavar="SOURCE", help="another Stage A alone, likewise")
@@ -195,7 +195,7 @@ def add_picture_options(group: Any) -> None:
     settings = {
         "--width N": side,
         "--height N": side,
-        "--batch N": "pictures per prompt; picture i (from 0) is the one of seed + i; with "
+        "--batch N": "pictures per prompt; picture i (counted from 0) is the one of seed + i; with "
         "--interpolate how many are painted at once",
         "--seed N": "of the first picture",
         "--decoder-seed N": "a seed of its own for Stage B: other details of the same composition "

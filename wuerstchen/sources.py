@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from .checks import check_whole
 from .files import JOINED, CheckpointError, component_file, is_pipeline, parsed, resolve
 from .notation import parse_blend
 
@@ -25,14 +26,12 @@ def published_pair(model: str | Path) -> tuple[str | Path, str | Path]:
     if is_pipeline(folder) and component_file(folder / JOINED["prior"]):
         return folder, folder
     pair = folder / PRIOR_FOLDER, folder / DECODER_FOLDER
-    missing = " and ".join(
-        f"{part.name}/model_index.json" for part in pair if not is_pipeline(part)
-    )
+    missing = " or ".join(f"{part.name}/model_index.json" for part in pair if not is_pipeline(part))
     if missing:
         raise CheckpointError(
             f"{folder}: expected mini, v2 or a folder that holds {PRIOR_FOLDER} and "
-            f"{DECODER_FOLDER} in the published layout, but {missing} is not "
-            "there; a single network is given as prior or decoder"
+            f"{DECODER_FOLDER} in the published layout, but found no {missing}; a single network "
+            "is given as prior or decoder"
         )
     return pair
 
@@ -51,6 +50,14 @@ def is_whole(source: str | Path) -> bool:
 
 
 def native_size(source: str | Path) -> int:
-    """Return the side in pixels that a prior is for: its index's `native_size`, else 1024."""
+    """Return the side in pixels that a prior is for: its index's `native_size`, else 1024.
+
+    Raises:
+        CheckpointError: if the index says no whole number.
+    """
     index = resolve(source) / "model_index.json"
-    return int(parsed(index.read_bytes(), index).get("native_size", NATIVE_SIZE))
+    size = parsed(index.read_bytes(), index).get("native_size", NATIVE_SIZE)
+    try:
+        return check_whole("native_size", size, 1)
+    except ValueError as error:
+        raise CheckpointError(f"{index}: {error}; write the pixels of a side") from error

@@ -1,4 +1,4 @@
-"""Reads a picture of the shape world back, by rules and without any network.
+"""Reading a picture of the shape world back, by rules and without any network.
 
 The judge tells how well the small model follows its prompts. It finds the biggest object, then
 lays the drawing code's own six shapes over it. It excuses nothing: a blob is read as whichever
@@ -54,13 +54,13 @@ class Score:
         )
 
     def rates(self) -> dict[str, float]:
-        """Each count as a share of the pictures, 0 to 1; all 0 before the first picture."""
+        """Return each count as a share of the pictures, 0 to 1; all 0 before the first picture."""
         names = (*TRAITS, "everything")
         return {name: getattr(self, name) / max(self.pictures, 1) for name in names}
 
 
 def judge(pixels: npt.NDArray[np.uint8]) -> Verdict | None:
-    """Describes the biggest object, or returns None where there is none.
+    """Describe the biggest object, or return None where there is none.
 
     Args:
         pixels: (H, W, 3), RGB, at least 16 pixels a side.
@@ -96,7 +96,7 @@ def judge(pixels: npt.NDArray[np.uint8]) -> Verdict | None:
 
 
 def agree(scene: Scene, verdict: Verdict | None) -> dict[str, bool]:
-    """Compares each of TRAITS with the first thing of the scene; without a verdict all differ."""
+    """Compare each of TRAITS with the first thing of the scene; without a verdict all differ."""
     thing = scene.things[0]
     wanted = {
         "colour": thing.colour,
@@ -109,7 +109,7 @@ def agree(scene: Scene, verdict: Verdict | None) -> dict[str, bool]:
 
 
 def _find_object(picture: Colours, ground: Colours, background: str) -> tuple[Mask, Colours] | None:
-    """Mask and colour of the biggest part that is not background.
+    """Return mask and colour of the biggest part that is not background.
 
     The first mask takes whatever is half-way to the nearest other colour. That reaches too far
     out at soft edges, so the second one lies half-way between the two colours that were found.
@@ -127,7 +127,7 @@ def _find_object(picture: Colours, ground: Colours, background: str) -> tuple[Ma
 
 
 def _best_shape(mask: Mask) -> tuple[str, float]:
-    """The shape that overlaps best with a mask cut to its box `[height, width]`, and its IoU."""
+    """Return the shape that overlaps best with a mask cut to its box `[height, width]`, and its IoU."""
     height, width = mask.shape
     free = 2 + max(height, width) // 8
     mask = np.pad(mask, free)
@@ -142,7 +142,7 @@ def _best_shape(mask: Mask) -> tuple[str, float]:
 
 
 def _guesses(radius: float) -> Iterator[tuple[float, float, float]]:
-    """Radii and shifts near those that the box suggests; blur and noise move the box a little."""
+    """Yield radii and shifts near the box's own; blur and noise move the box a little."""
     step = 0.04 * radius
     for factor in (0.95, 1.0, 1.05):
         for x, y in ((0.0, 0.0), (-step, 0.0), (step, 0.0), (0.0, -step), (0.0, step)):
@@ -154,7 +154,7 @@ def _box_radius(shape: str, width: int, height: int) -> float:
 
 
 def _place(across: float, down: float) -> str:
-    """The side that a thing has moved to, from its shifts in units of the expected shift."""
+    """Return the side that a thing has moved to, from its shifts in units of the expected shift."""
     if max(abs(across), abs(down)) < 0.5:
         return "centre"
     if abs(across) > abs(down):
@@ -163,7 +163,7 @@ def _place(across: float, down: float) -> str:
 
 
 def _biggest_part(mask: Mask) -> Mask:
-    """The largest part of a mask that hangs together over pixel edges.
+    """Return the largest part of a mask that hangs together over pixel edges.
 
     Runs of pixels in a row are numbered, and runs that touch in neighbouring rows are joined.
     """
@@ -187,7 +187,7 @@ def _biggest_part(mask: Mask) -> Mask:
 
 
 def _interior(mask: Mask) -> Mask:
-    """The mask without its outermost two pixels, or the whole mask if nothing would be left."""
+    """Return the mask without its outermost two pixels, or all of it if nothing would be left."""
     inner = mask
     for _ in range(2):
         wide = np.pad(inner, 1)
@@ -206,6 +206,6 @@ def _nearest(colour: Colours) -> str:
 
 
 def _ends(mask: Mask, axis: int) -> tuple[int, int]:
-    """First and one past the last position along an axis where the mask is true."""
+    """Return the first and one past the last position along an axis where the mask is true."""
     positions = np.nonzero(mask)[axis]
     return int(positions.min()), int(positions.max()) + 1
