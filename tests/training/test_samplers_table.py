@@ -16,7 +16,7 @@ from wuerstchen.sampling import chosen_times, generators, guided, within
 from wuerstchen.settings import PRESETS, Settings
 from wuerstchen.training import samplers
 from wuerstchen.training.cases import PARTS, calls, changes
-from wuerstchen.training.chart import COLOURS, draw_chart
+from wuerstchen.training.chart import COLOURS, draw_chart, marks, share
 from wuerstchen.training.distances import blocks, frechet, path_distance
 from wuerstchen.training.samplers import Scale, Table, against, as_text
 
@@ -105,6 +105,23 @@ def test_a_case_is_measured_once_even_by_another_table(table: Table) -> None:
 def test_a_folder_of_another_scale_is_refused(table: Table) -> None:
     with pytest.raises(ValueError, match="must be new or of this scale"):
         Table(table.model, table.folder, Scale(prompts=3, references_c=(2, 3), references_b=(1, 2)))
+
+
+@torch.no_grad()
+def test_a_folder_of_other_weights_is_refused(table: Table) -> None:
+    weight = next(table.model.stage_c.parameters())
+    kept = weight.clone()
+    weight[0] += 0.01
+    with pytest.raises(ValueError, match="and these weights"):
+        Table(table.model, table.folder, TINY)
+    weight.copy_(kept)
+    Table(table.model, table.folder, TINY)
+
+
+def test_an_axis_has_two_marks_for_any_figures() -> None:
+    for found in ([0.004, 0.009], [0.01], [1.0], [0.004, 7.0], [3.0, 900.0]):
+        axis = marks(found, "spread")
+        assert all(0 <= share(value, axis, False) <= 1 for value in found)
 
 
 def test_what_a_case_loses_is_paired_with_the_default() -> None:

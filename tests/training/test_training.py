@@ -1,23 +1,28 @@
 """The training of the bundled model: it learns, goes on where it stopped, and writes a model that loads."""
 
 import signal
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from wuerstchen.layers import ResBlock
 from wuerstchen.pipeline import Wuerstchen
 from wuerstchen.placement import Placement
 from wuerstchen.towers import load_text_tower
-from wuerstchen.training.__main__ import main
-from wuerstchen.training.decoder import DecoderTask
+from wuerstchen.training import __main__ as jobs, decoder, prior, text, vqgan
+from wuerstchen.training.data import SIZES
+from wuerstchen.training.decoder import DecoderTask, StageBTask
 from wuerstchen.training.export import export, to_published_units
-from wuerstchen.training.loop import Plan, Run, drawings, finished, train
-from wuerstchen.training.prior import PriorTask
-from wuerstchen.training.text import TextTask
+from wuerstchen.training.loop import Plan, Run, Task, drawings, finished, train
+from wuerstchen.training.mini import STAGE_B, STAGE_C
+from wuerstchen.training.prior import PriorTask, Stock, kept_stock
+from wuerstchen.training.shapes import random_scene
+from wuerstchen.training.text import TextTask, random_spots
 from wuerstchen.training.vqgan import StageATask
 
 CPU = torch.device("cpu")
@@ -33,12 +38,24 @@ def one_start() -> Iterator[None]:
 
 @pytest.fixture
 def whole() -> PriorTask:
-    text = TextTask(CPU)
-    decoder = DecoderTask(StageATask(CPU).stage_a, text.towers["decoder"], CPU)
-    with torch.no_grad():
-        for parameter in decoder.stage_b.parameters():
+    towers = TextTask(CPU).towers
+    task = DecoderTask(StageATask(CPU).stage_a, towers["decoder"], CPU)
+    stir(task.stage_b)
+    return PriorTask(task, towers["prior"], stock=[])
+
+
+@torch.no_grad()
+def stir(network: nn.Module) -> None:
+    """Let no weight be zero that may become another."""
+    for parameter in network.parameters():
+        if parameter.requires_grad:
             parameter.add_(0.02 * torch.randn_like(parameter))
-    return PriorTask(decoder, text.towers["prior"], stock=[])
+
+
+def random_stock() -> Stock:
+    rng = np.random.default_rng(0)
+    scenes = [random_scene(rng) for _ in range(4)]
+    return [(torch.randn(4, 16, 6, 6), scenes) for _ in SIZES]
 
 
 def weights(task: StageATask) -> list[Tensor]:
@@ -83,17 +100,53 @@ def test_the_text_towers_learn_to_tell_scenes_apart(tmp_path: Path) -> None:
     assert losses[-1] < 0.9 * losses[0]
 
 
+@pytest.mark.parametrize("name", jobs.PLANS)
+def test_a_step_moves_all_that_is_trained(
+    whole: PriorTask, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a channel is zero all over the map, as many are after a while."""
+    for module, constant in ((vqgan, "BATCH"), (text, "BATCH"), (prior, "BATCH")):
+        monkeypatch.setattr(module, constant, 4)
+    monkeypatch.setattr(decoder, "WINDOWS", 4)
+    monkeypatch.setattr(decoder, "WHOLES", 2)
+    make: dict[str, Callable[[], Task]] = {
+        "stage_a": lambda: StageATask(CPU),
+        "text": lambda: TextTask(CPU),
+        "decoder": lambda: whole.decoder,
+        "stage_b": lambda: StageBTask(whole.decoder),
+        "prior": lambda: PriorTask(whole.decoder, whole.tower, random_stock()),
+    }
+    task = make[name]()
+    stir(task.networks)
+    for block in task.networks.modules():
+        if isinstance(block, ResBlock):
+            nn.init.constant_(block.channelwise[0].bias[:1], -1e3)
+    run = Run(task, QUIET, tmp_path)
+    before = [parameter.detach().clone() for parameter in run.parameters]
+    run.advance(task.draw(np.random.default_rng(0), 0.0))
+
+    named = [(key, one) for key, one in task.networks.named_parameters() if one.requires_grad]
+    assert run.skipped == 0
+    for (key, parameter), old in zip(named, before, strict=True):
+        if name in ("decoder", "stage_b") and key.startswith("tower.heads."):
+            continue  # nothing is asked of the tower while it learns with Stage B
+        assert parameter.grad is not None, key
+        assert parameter.grad.any(), key
+        assert parameter.isfinite().all(), key
+        assert not torch.equal(parameter, old), key
+
+
 def test_published_units_change_nothing_that_stage_b_paints(whole: PriorTask) -> None:
-    decoder = whole.decoder
+    compressor, stage_b = whole.decoder.compressor, whole.decoder.stage_b
     pixels = torch.rand(2, 3, 192, 192)
-    x, t, text = torch.randn(2, 4, 64, 64), torch.tensor([0.3, 0.9]), torch.randn(2, 77, 64)
-    decoder.networks.eval()
+    x, t, features = torch.randn(2, 4, 64, 64), torch.tensor([0.3, 0.9]), torch.randn(2, 77, 64)
+    whole.decoder.networks.eval()
     with torch.no_grad():
-        z = decoder.compressor(pixels)
-        before = decoder.stage_b(x, t, text, z)
-        to_published_units(decoder.compressor, decoder.stage_b)
-        raw = decoder.compressor(pixels)
-        after = decoder.stage_b(x, t, text, raw)
+        z = compressor(pixels)
+        before = stage_b(x, t, features, z)
+        to_published_units(compressor, stage_b)
+        raw = compressor(pixels)
+        after = stage_b(x, t, features, raw)
     torch.testing.assert_close(raw, 42 * z - 1, rtol=1e-5, atol=1e-3)
     torch.testing.assert_close(after, before, rtol=0, atol=1e-4 * float(before.abs().max()))
 
@@ -126,37 +179,37 @@ def test_transformers_reads_the_text_encoders_that_were_written(
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
 
 
+def test_the_largest_random_number_is_a_position_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "rand", lambda n, **_: torch.full((n,), 1 - 2**-24))
+    lengths = torch.arange(2, 78)
+    assert random_spots(lengths, 77).tolist() == [76] * len(lengths)
+
+
+def test_the_towers_are_as_wide_as_the_stages_expect(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text, "STAGE_C", replace(STAGE_C, c_cond=96))
+    monkeypatch.setattr(text, "STAGE_B", replace(STAGE_B, clip_embd=32))
+    towers = TextTask(CPU).towers
+    widths = {name: tower.network.config.hidden_size for name, tower in towers.items()}
+    assert widths == {"prior": 96, "decoder": 32}
+
+
+def test_the_stock_is_made_once_for_a_compressor(
+    whole: PriorTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prior, "STOCK", 10)
+    whole.decoder.networks.eval()
+    first = kept_stock(whole.decoder, tmp_path)
+    assert [tuple(z.shape) for z, _ in first] == [(6, 16, 6, 6), (2, 16, 6, 9), (2, 16, 9, 6)]
+    with monkeypatch.context() as patched:
+        patched.setattr(prior, "latents", lambda *_: pytest.fail("made again"))
+        again = kept_stock(whole.decoder, tmp_path)
+    for (z, scenes), (other, same) in zip(first, again, strict=True):
+        assert torch.equal(z, other)
+        assert scenes == same
+    stir(whole.decoder.compressor)
+    assert not torch.equal(kept_stock(whole.decoder, tmp_path)[0][0], first[0][0])
+
+
 def test_what_is_not_trained_yet_is_not_finished(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         finished(StageATask(CPU), tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["measure", "--device", "cuda:99"], "argument --device: device cuda:99 is not there"),
-        (["measure", "--threads", "-1"], "threads must be a whole number of at least 1, got -1"),
-        (["measure", "--sheet", "taken/x.png"], "taken"),
-        (["measure", "--sheet", "x.jpg"], "expected the name of a file that ends in .png, got x"),
-        (["previews", "--out", "list.json"], "list.json: expected a JSON object, found a list"),
-        (["previews", "--out", "a.json", "--prompts", "0"], "prompts must be a whole number"),
-    ],
-)
-def test_what_cannot_be_done_is_refused_before_anything_is_loaded(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    words: list[str],
-    message: str,
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(Wuerstchen, "load", None)
-    (tmp_path / "taken").write_bytes(b"")
-    (tmp_path / "list.json").write_text("[]")
-    monkeypatch.setattr(sys, "argv", ["training", *words])
-    try:
-        status = main()
-    except SystemExit as ended:  # as argparse refuses
-        status = ended.code  # type: ignore[assignment]
-    assert status == 2
-    assert message in capsys.readouterr().err.splitlines()[-1]

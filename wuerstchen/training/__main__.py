@@ -35,11 +35,11 @@ from .chart import draw_chart
 from .decoder import DecoderTask, StageBTask
 from .export import export
 from .look import save_labelled
-from .loop import Plan, Task, finished, train
+from .loop import Plan, Task, finished, is_finished, train
 from .measure import measure
 from .precision import precision
 from .previews import fit_previews
-from .prior import PriorTask, make_stock
+from .prior import PriorTask, kept_stock
 from .samplers import Scale, Table, as_text
 from .shapes import random_scene
 from .text import TextTask, Tower
@@ -47,6 +47,8 @@ from .vqgan import StageATask
 from .wording import caption
 
 SHOWN = 24  # pictures on a sheet
+MODEL = "model to measure: mini, v2 or a folder"
+SEED = "of the prompts, and of the first picture"
 
 PLANS = {
     "stage_a": Plan(steps=3000, lr=2e-3),
@@ -65,9 +67,10 @@ def main() -> int:
             torch.set_num_threads(check_whole("threads", args.threads, 1))
         JOBS[args.job](args)
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
+        goes_on = "; the same command goes on from here" if args.job in GOING_ON else ""
+        print(f"interrupted{goes_on}", file=sys.stderr)
         return 130
-    except (ValueError, OSError) as error:
+    except (ValueError, FloatingPointError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
@@ -82,44 +85,43 @@ def parser() -> argparse.ArgumentParser:
     )
     jobs = root.add_subparsers(dest="job", required=True)
     mini = jobs.add_parser("mini", help="train the bundled model")
-    mini.add_argument(
-        "--work", type=Path, default=Path("mini-training"), help="states, logs, pictures"
-    )
-    mini.add_argument(
-        "--out", type=Path, default=MINI, help="model folder to write (the package's own)"
-    )
-    mini.add_argument(
-        "--only", nargs="+", choices=PLANS, help="train these parts and write no model"
-    )
+    add(mini, "--work", Path("mini-training"), "folder of states, logs and pictures")
+    about = "model folder to write (default: the package's own, which is replaced)"
+    mini.add_argument("--out", type=Path, default=MINI, help=about)
+    about = "train these parts and write no model"
+    mini.add_argument("--only", nargs="+", choices=PLANS, help=about)
     measured = jobs.add_parser("measure", help="paint held-out prompts and count what is right")
-    measured.add_argument("--model", default="mini")
-    measured.add_argument("--prompts", type=int, default=200)
-    measured.add_argument("--width", type=int, default=256)
-    measured.add_argument("--height", type=int, default=256)
-    measured.add_argument("--seed", type=int, default=0)
-    measured.add_argument("--sheet", type=Path, help=f"PNG of the first {SHOWN} pictures")
+    add(measured, "--model", "mini", MODEL)
+    add(measured, "--prompts", 200, "number of prompts")
+    add(measured, "--width", 256, "pixels")
+    add(measured, "--height", 256, "pixels")
+    add(measured, "--seed", 0, SEED)
+    about = f"PNG to write of the first {SHOWN} pictures (default: none)"
+    measured.add_argument("--sheet", type=Path, help=about)
     compared = jobs.add_parser("samplers", help="measure samplers, steps and presets")
-    compared.add_argument("--model", default="mini")
-    compared.add_argument("--out", type=Path, default=Path("sampler-table"), help="folder")
-    compared.add_argument("--prompts", type=int, default=Scale.prompts, help="of the table")
-    compared.add_argument("--checked", type=int, default=Scale.checked, help="of the presets")
+    add(compared, "--model", "mini", MODEL)
+    add(compared, "--out", Path("sampler-table"), "folder of results")
+    add(compared, "--prompts", Scale.prompts, "number of prompts for the table")
+    add(compared, "--checked", Scale.checked, "number of other prompts for the presets")
     lesser = jobs.add_parser("precision", help="measure what less precise numbers lose")
-    lesser.add_argument("--model", default="mini")
-    lesser.add_argument("--prompts", type=int, default=400)
-    lesser.add_argument("--seed", type=int, default=0)
+    add(lesser, "--model", "mini", MODEL)
+    add(lesser, "--prompts", 400, "number of prompts")
+    add(lesser, "--seed", 0, SEED)
     fitted = jobs.add_parser("previews", help="fit the colours of unfinished latents")
-    fitted.add_argument("--model", default="mini")
-    fitted.add_argument("--prompts", type=int, default=100)
-    fitted.add_argument("--out", type=Path, required=True, help="JSON file to add them to")
+    add(fitted, "--model", "mini", MODEL)
+    add(fitted, "--prompts", 100, "number of prompts")
+    fitted.add_argument("--out", type=Path, required=True, help="JSON file to add the colours to")
     for job in (mini, measured, compared, lesser, fitted):
-        job.add_argument(
-            "--device",
-            type=argparse_type(choose_device),
-            default="auto",
-            help="auto, cpu, cuda, mps",
-        )
-        job.add_argument("--threads", type=int, help="CPU threads (all)")
+        about = "auto, cpu, cuda or mps (default: auto)"
+        job.add_argument("--device", type=argparse_type(choose_device), default="auto", help=about)
+        job.add_argument("--threads", type=int, help="CPU threads (default: all)")
     return root
+
+
+def add(job: argparse.ArgumentParser, flag: str, default: str | int | Path, about: str) -> None:
+    """Add an option of the default's type, with the default in its help."""
+    about = f"{about} (default: {default})"
+    job.add_argument(flag, type=type(default), default=default, help=about)
 
 
 def prepare(path: Path, suffix: str) -> None:
@@ -135,15 +137,20 @@ def prepare(path: Path, suffix: str) -> None:
 
 
 def train_mini(args: argparse.Namespace) -> None:
-    """Train the parts in order; with all of them, write the model."""
+    """Train the parts that are not finished, in order; of all of them, write the model."""
     for name in args.only or PLANS:
-        train(task(name, args.work, args.device), PLANS[name], args.work)
+        if not is_finished(name, PLANS[name], args.work):
+            train(task(name, args.work, args.device), PLANS[name], args.work)
     if not args.only:
         write_model(args.work, args.out, args.device)
 
 
 def task(name: str, work: Path, device: torch.device) -> Task:
-    """Return the task of a part, standing on the finished parts before it."""
+    """Return the task of a part, standing on the finished parts before it.
+
+    Its first weights are always the same.
+    """
+    torch.manual_seed(PLANS[name].seed)
     if name == "stage_a":
         return StageATask(device)
     if name == "text":
@@ -155,7 +162,7 @@ def task(name: str, work: Path, device: torch.device) -> Task:
     if name == "stage_b":
         return alone
     finished(alone, work)
-    return PriorTask(decoder, tower, make_stock(decoder))
+    return PriorTask(decoder, tower, kept_stock(decoder, work))
 
 
 def decoder_and_prior_tower(work: Path, device: torch.device) -> tuple[DecoderTask, Tower]:
@@ -235,6 +242,7 @@ JOBS = {
     "precision": print_precision,
     "previews": write_previews,
 }
+GOING_ON = ("mini", "samplers")  # jobs that keep what they have done
 
 if __name__ == "__main__":
     sys.exit(main())

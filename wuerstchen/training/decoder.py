@@ -34,8 +34,8 @@ from ..stage_b import StageB
 from .data import Batch, batch, captions, edge_weights
 from .judge import Score, agree, judge
 from .look import save_rows, to_bytes
-from .loop import early_times, half_precision
 from .mini import COMPRESSOR, STAGE_B, initialise
+from .noising import early_times, half_precision
 from .shapes import COLOURS, SHAPES
 from .text import Tower
 

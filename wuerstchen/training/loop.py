@@ -4,12 +4,8 @@ A `Task` says what is trained and what its loss is. All randomness of step k com
 a run that was stopped goes on as if it never was.
 """
 
-import json
 import math
-import os
-import signal
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +14,14 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
+
+from .interrupts import leave_signals_to_the_trainer, stop_on_signal
+from .log import Log
+from .states import copy_into, load_state, save_state, steps_done, trained
+
+PATIENCE = 100  # steps in a row whose gradients are not finite
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +65,10 @@ def train(task: Task, plan: Plan, folder: Path) -> None:
 
     Writes `<name>.pt` (state), `<name>.jsonl` (log) and pictures into `folder`. The networks hold the
     averaged weights afterwards. An interrupt saves the state and raises KeyboardInterrupt.
+
+    Raises:
+        FloatingPointError: if the gradients of `PATIENCE` steps in a row are not finite.
+        ValueError: if the state in `folder` is of other networks.
     """
     folder.mkdir(parents=True, exist_ok=True)
     run = Run(task, plan, folder)
@@ -72,8 +77,9 @@ def train(task: Task, plan: Plan, folder: Path) -> None:
     with stop_on_signal() as stopped, bar:
         for drawn in drawings(task, plan, run.step):
             figures = run.advance(drawn)
+            shown = {name: f"{value:.4f}" for name, value in figures.items()}
+            bar.set_postfix(shown, refresh=False)
             bar.update()
-            bar.set_postfix({name: f"{value:.4f}" for name, value in figures.items()})
             if run.step % plan.look_every == 0 or run.step == plan.steps:
                 run.look()
             if run.step % plan.save_every == 0 or run.step == plan.steps:
@@ -106,27 +112,28 @@ def drawings(task: Task, plan: Plan, start: int) -> "DataLoader[Any]":
     )
 
 
-def leave_signals_to_the_trainer(worker: int) -> None:
-    """Let an interrupt from the keyboard, which reaches all processes, pass by a drawing one."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
 class Run:
     """The state of one training run."""
 
     def __init__(self, task: Task, plan: Plan, folder: Path) -> None:
         self.task, self.plan, self.folder = task, plan, folder
-        self.step = 0
-        self.parameters = [p for p in task.networks.parameters() if p.requires_grad]
+        self.path, self.log = state_path(task.name, folder), Log(folder / f"{task.name}.jsonl")
+        self.step = self.skipped = self.skipped_in_a_row = 0
+        self.parameters = trained(task.networks)
         self.average = [p.detach().clone() for p in self.parameters]
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=plan.lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True
         )
-        self.started = time.time()
         self.recent: dict[str, float] = {}
 
     def advance(self, drawn: Any) -> dict[str, float]:
-        """Take one step and return the smoothed losses."""
+        """Take one step and return the smoothed losses.
+
+        A step whose gradients are not finite is skipped and counted.
+
+        Raises:
+            FloatingPointError: if it is the last of `PATIENCE` such steps in a row.
+        """
         torch.manual_seed(self.plan.seed * self.plan.steps + self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = self.plan.lr * self._schedule()
@@ -134,22 +141,39 @@ class Run:
         self.optimizer.zero_grad()
         torch.autograd.backward(torch.stack(list(losses.values())).sum())
         norm = nn.utils.clip_grad_norm_(self.parameters, 1.0)
-        if torch.isfinite(norm):
-            self.optimizer.step()
         self.step += 1
+        if torch.isfinite(norm):
+            self._learn(losses)
+        else:
+            self._skip()
+        if self.step % 50 == 0:
+            self.log.write(self.step, self.recent | {"skipped": self.skipped})
+        return self.recent
+
+    def _learn(self, losses: dict[str, Tensor]) -> None:
+        """Move the weights and their averages, and smooth the losses."""
+        self.optimizer.step()
+        self.skipped_in_a_row = 0
         decay = min(self.plan.decay, (1 + self.step) / (10 + self.step))
         torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - decay)
         for name, loss in losses.items():
             value = float(loss.detach())
             self.recent[name] = 0.98 * self.recent.get(name, value) + 0.02 * value
-        if self.step % 50 == 0:
-            self._log(self.recent)
-        return self.recent
+
+    def _skip(self) -> None:
+        self.skipped += 1
+        self.skipped_in_a_row += 1
+        if self.skipped_in_a_row == PATIENCE:
+            raise FloatingPointError(
+                f"the gradients of {self.task.name} must be finite, but those of {PATIENCE} steps "
+                f"up to step {self.step} were not; lower the lr of its plan, then the same "
+                "command goes on from the last saved state"
+            )
 
     def look(self) -> None:
         """Show the averaged weights, log the figures."""
         with self.averaged():
-            self._log(self.task.look(self.folder, self.step))
+            self.log.write(self.step, self.task.look(self.folder, self.step))
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -166,78 +190,39 @@ class Run:
         copy_into(self.parameters, self.average)
 
     def save(self) -> None:
-        """Write the state; a reader never sees half of it."""
-        state = {
-            "step": self.step,
-            "networks": self.task.networks.state_dict(),
-            "average": self.average,
-            "optimizer": self.optimizer.state_dict(),
-        }
-        path = self.folder / f"{self.task.name}.pt"
-        torch.save(state, path.with_suffix(".tmp"))
-        os.replace(path.with_suffix(".tmp"), path)
+        """Write the state."""
+        save_state(
+            self.path,
+            {
+                "step": self.step,
+                "steps": self.plan.steps,
+                "seconds": self.log.seconds,
+                "recent": self.recent,
+                "skipped": self.skipped,
+                "networks": self.task.networks.state_dict(),
+                "average": self.average,
+                "optimizer": self.optimizer.state_dict(),
+            },
+        )
 
     def resume(self) -> None:
-        """Take up the state of an earlier run, if there is one."""
-        path = self.folder / f"{self.task.name}.pt"
-        if not path.exists():
+        """Take up the state of an earlier run, if there is one, and cut the log to it.
+
+        Raises:
+            ValueError: if the state is of other networks.
+        """
+        if not self.path.exists():
+            self.log.go_on(0, 0.0)
             return
-        state = torch.load(path, map_location=task_device(self.task), weights_only=True)
-        self.step = state["step"]
-        self.task.networks.load_state_dict(state["networks"])
+        state = load_state(self.path, self.task.networks)
+        self.step, self.skipped, self.recent = state["step"], state["skipped"], state["recent"]
         copy_into(self.average, state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.log.go_on(self.step, state["seconds"])
 
     def _schedule(self) -> float:
         warm = min(1.0, (self.step + 1) / self.plan.warm_up)
         return warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * self.step / self.plan.steps)))
-
-    def _log(self, figures: dict[str, float]) -> None:
-        seconds = time.time() - self.started
-        line = {"step": self.step, "seconds": round(seconds, 1)} | {
-            k: round(v, 5) for k, v in figures.items()
-        }
-        with open(self.folder / f"{self.task.name}.jsonl", "a", encoding="utf-8") as log:
-            log.write(json.dumps(line) + "\n")
-
-
-def early_times(n: int) -> Tensor:
-    """Return random times (n,) in [0, 1], dense towards 1: what a picture shows is decided early.
-
-    In near-pure noise only the condition tells the network anything; later the noisy input does.
-    """
-    return 1 - torch.rand(n).square()
-
-
-@contextmanager
-def half_precision(device: torch.device) -> Iterator[None]:
-    """Run networks in bfloat16 where that is faster and as good."""
-    backends = [SDPBackend.MATH] if device.type == "cpu" else list(SDPBackend.__members__.values())
-    # On the CPU the backward pass of fused attention takes twice as long in bfloat16.
-    with torch.autocast(device.type, torch.bfloat16), sdpa_kernel(backends):
-        yield
-
-
-@torch.no_grad()
-def copy_into(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
-    """Copy each source's numbers into its target."""
-    for target, source in zip(targets, sources, strict=True):
-        target.copy_(source)
-
-
-@contextmanager
-def stop_on_signal() -> Iterator[list[int]]:
-    """Yield a list that is filled, instead of an exception, when the user or the system interrupts."""
-    caught: list[int] = []
-    kept = {
-        number: signal.signal(number, lambda received, frame: caught.append(received))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield caught
-    finally:
-        for number, handler in kept.items():
-            signal.signal(number, handler)
 
 
 def finished(task: T, folder: Path) -> T:
@@ -245,17 +230,27 @@ def finished(task: T, folder: Path) -> T:
 
     Raises:
         FileNotFoundError: if it was not trained yet.
+        ValueError: if its training is not at its end, or was of other networks.
     """
-    path = folder / f"{task.name}.pt"
+    path = state_path(task.name, folder)
     if not path.exists():
         raise FileNotFoundError(f"{path} is not there; train the part {task.name} first")
-    state = torch.load(path, map_location=task_device(task), weights_only=True)
-    task.networks.load_state_dict(state["networks"])
-    copy_into([p for p in task.networks.parameters() if p.requires_grad], state["average"])
+    state = load_state(path, task.networks)
+    if state["step"] < state["steps"]:
+        raise ValueError(
+            f"{path} must have all {state['steps']} steps, got {state['step']}; "
+            f"train the part {task.name} to its end first"
+        )
+    copy_into(trained(task.networks), state["average"])
     task.networks.eval()
     return task
 
 
-def task_device(task: Task) -> torch.device:
-    """Return where a task's networks are."""
-    return next(task.networks.parameters()).device
+def is_finished(name: str, plan: Plan, folder: Path) -> bool:
+    """Whether the part of this name has seen all steps of its plan."""
+    return steps_done(state_path(name, folder)) >= plan.steps
+
+
+def state_path(name: str, folder: Path) -> Path:
+    """Return the file of a part's state."""
+    return folder / f"{name}.pt"

@@ -4,6 +4,7 @@ The compressor is given, so the latents of a stock of pictures are made once; ca
 afresh each time. The text tower goes on learning with Stage C, and keeps being asked for the scene.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,13 +29,14 @@ from ..stage_c import StageC
 from .data import SIZE_SHARES, SIZES, batch_of, captions, vaguer
 from .decoder import DecoderTask
 from .judge import Score, agree, judge
+from .kept import checksum, kept_tensor
 from .look import save_rows, to_bytes
-from .loop import early_times, half_precision
 from .mini import STAGE_C, initialise
+from .noising import early_times, half_precision
 from .shapes import Scene, random_scene
 from .text import Tower
 
-BATCH, STOCK = 64, 48_000
+BATCH, STOCK, SEED = 64, 48_000, 7  # the seed is the stock's
 NOISE_FLOOR = 0.005
 DROPPED, GUIDANCE = 0.1, 4.0
 
@@ -111,20 +113,27 @@ class PriorTask:
         return self.decoder.paint(z, prompts)
 
 
-@torch.no_grad()
-def make_stock(decoder: DecoderTask, seed: int = 7) -> Stock:
-    """Return latents (n, 16, h, w) and scenes for each picture size, STOCK of them in all."""
-    rng = np.random.default_rng(seed)
-    stock: Stock = []
-    for size, share in zip(SIZES, SIZE_SHARES, strict=True):
-        latents, scenes = [], []
-        for _ in tqdm(
-            range(int(STOCK * share) // 40), desc=f"latents of {size[0]}×{size[1]}", unit="batch"
-        ):
-            shown = batch_of(rng, [random_scene(rng) for _ in range(40)], size)
-            latents.append(
-                decoder.compressor(prepare_pixels(shown.pixels.to(decoder.device))).cpu()
-            )
-            scenes += shown.scenes
-        stock.append((torch.cat(latents), scenes))
+def kept_stock(decoder: DecoderTask, folder: Path) -> Stock:
+    """Return STOCK latents and scenes in all, their latents made now unless they are in `folder`.
+
+    A file's name tells which compressor made it.
+    """
+    maker, stock = checksum(decoder.compressor)[:16], []
+    for i, (size, share) in enumerate(zip(SIZES, SIZE_SHARES, strict=True)):
+        rng = np.random.default_rng((SEED, i))
+        scenes = [random_scene(rng) for _ in range(int(STOCK * share))]
+        file = folder / f"stock-{size[0]}x{size[1]}-{len(scenes)}-{maker}.npy"
+        stock.append((kept_tensor(file, partial(latents, decoder, scenes, size, rng)), scenes))
     return stock
+
+
+@torch.no_grad()
+def latents(
+    decoder: DecoderTask, scenes: list[Scene], size: tuple[int, int], rng: np.random.Generator
+) -> Tensor:
+    """Return the semantic latents (n, 16, h, w) of pictures of `scenes`, on the CPU."""
+    about, made = f"latents of {size[0]}×{size[1]}", []
+    for start in tqdm(range(0, len(scenes), 40), desc=about, unit="batch"):
+        pixels = batch_of(rng, scenes[start : start + 40], size).pixels.to(decoder.device)
+        made.append(decoder.compressor(prepare_pixels(pixels)).cpu())
+    return torch.cat(made)

@@ -18,22 +18,21 @@ Each case is a file in the work folder: a run that was stopped goes on, and two 
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ..checks import check_whole
 from ..pipeline import Wuerstchen
 from ..settings import Settings
-from ..writing import appearing
 from .cases import NOISY, PARTS, calls, changes, title
 from .distances import blocks, frechet, grey_distance, path_distance
+from .kept import checksum, kept_json, kept_tensor
 from .trial import Trial, paired_loss
 
 Row = dict[str, Any]
@@ -72,15 +71,19 @@ class Table:
     """The cases of each part, measured or read back from the work folder.
 
     Raises:
-        ValueError: if the folder holds a table of another scale.
+        ValueError: if the folder holds a table of another scale or of other weights.
     """
 
     def __init__(self, model: Wuerstchen, folder: Path, scale: Scale | None = None) -> None:
         self.model, self.folder, self.scale = model, folder, scale or Scale()
         folder.mkdir(parents=True, exist_ok=True)
-        known = self.kept_json("scale", lambda: asdict(self.scale))
-        if known != json.loads(json.dumps(asdict(self.scale))):
-            raise ValueError(f"{folder} must be new or of this scale, got one of {known}")
+        asked = asdict(self.scale) | {"weights": weights_of(model)}
+        known = kept_json(folder / "scale.json", lambda: asked)
+        if known != json.loads(json.dumps(asked)):
+            raise ValueError(
+                f"{folder} must be new or of this scale and these weights, got one of {known}; "
+                "give another folder"
+            )
         self.trial = Trial(model, self.scale.prompts, self.scale.seed)
 
     def rows(self) -> Iterator[Row]:
@@ -91,7 +94,8 @@ class Table:
 
     def row(self, part: str, case: Settings) -> Row:
         """Return the row of a case, measured now unless it was before."""
-        return self.kept_json(f"{part} {title(case)}", lambda: self.measured(part, case))
+        file = self.folder / f"{part} {title(case)}.json"
+        return kept_json(file, lambda: self.measured(part, case))
 
     def measured(self, part: str, case: Settings) -> Row:
         """Return the row of a case; `right` and `shape` tell of each picture."""
@@ -141,8 +145,8 @@ class Table:
 
         def reference(sampler: str, run: int) -> Tensor:
             case = Settings(sampler=sampler, steps=steps)
-            name = f"reference C {sampler} {run}"
-            return self.kept(name, lambda: self.trial.compose(case, count, run))
+            file = self.folder / f"reference C {sampler} {run}.npy"
+            return kept_tensor(file, lambda: self.trial.compose(case, count, run))
 
         return [reference(*which) for which in REFERENCES]
 
@@ -152,33 +156,15 @@ class Table:
 
         def reference(sampler: str, run: int) -> Tensor:
             case, z = Settings(decoder_sampler=sampler, decoder_steps=steps), self.default_z()
-            name = f"reference B {sampler} {run}"
-            return self.kept(name, lambda: self.trial.develop(z[:count], case, run))
+            file = self.folder / f"reference B {sampler} {run}.npy"
+            return kept_tensor(file, lambda: self.trial.develop(z[:count], case, run))
 
         return [reference(*which) for which in REFERENCES]
 
     def default_z(self) -> Tensor:
         """Return z of the default settings."""
-        return self.kept("default", lambda: self.trial.compose(Settings(), self.scale.prompts))
-
-    def kept(self, name: str, make: Callable[[], Tensor]) -> Tensor:
-        """Return a tensor from the folder, made now unless it was before."""
-        file = self.folder / f"{name}.npy"
-        if not file.exists():
-            made = make().numpy()
-            with appearing(file) as part, part.open("wb") as opened:
-                np.save(opened, made)
-        return torch.from_numpy(np.load(file))
-
-    def kept_json(self, name: str, make: Callable[[], Row]) -> Row:
-        """Return a row from the folder, made now unless it was before."""
-        file = self.folder / f"{name}.json"
-        if not file.exists():
-            made = json.dumps(make())
-            with appearing(file) as part:
-                part.write_text(made + "\n", encoding="utf-8")
-        row: Row = json.loads(file.read_text(encoding="utf-8"))
-        return row
+        file = self.folder / "default.npy"
+        return kept_tensor(file, lambda: self.trial.compose(Settings(), self.scale.prompts))
 
     def summary(self) -> Row:
         """Return the table: its scale, every case against the default, and the exact spreads.
@@ -195,6 +181,12 @@ class Table:
             }
         )
         return table
+
+
+def weights_of(model: Wuerstchen) -> str:
+    """Return a checksum of all weights that paint."""
+    towers = (model.prior_text.network, model.decoder_text.network)
+    return checksum(*towers, model.stage_c, model.stage_b, model.stage_a)
 
 
 def exact_spreads(ddim: Tensor, ddpm: Tensor, reference: Tensor) -> dict[str, float]:

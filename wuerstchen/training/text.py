@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .data import captions
-from .mini import text_encoder, tokenizer
+from .mini import STAGE_B, STAGE_C, text_encoder, tokenizer
 from .shapes import COLOURS, PLACES, SHAPES, SIZES, Scene, random_scene
 
 BATCH, POSITIONS = 64, 3
@@ -78,7 +78,8 @@ class TextTask:
     name = "text"
 
     def __init__(self, device: torch.device) -> None:
-        self.towers = {"prior": Tower(128, 2), "decoder": Tower(64, 2)}
+        widths = {"prior": STAGE_C.c_cond, "decoder": STAGE_B.clip_embd}
+        self.towers = {name: Tower(width, layers=2) for name, width in widths.items()}
         self.networks = nn.ModuleDict(self.towers).to(device)
 
     def draw(self, rng: np.random.Generator, progress: float) -> TextBatch:
@@ -126,4 +127,5 @@ def answers(scenes: list[Scene]) -> dict[str, Tensor]:
 def random_spots(lengths: Tensor, total: int) -> Tensor:
     """Return a random position (N,) from each prompt's end token to the last padding."""
     share = torch.rand(len(lengths), device=lengths.device)
-    return (lengths - 1 + share * (total + 1 - lengths)).long()
+    spots = (lengths - 1 + share * (total + 1 - lengths)).long()
+    return spots.clamp(max=total - 1)  # the largest share is rounded up to 1

@@ -1,0 +1,25 @@
+"""What the losses of Stages B and C share: when noise is added, and how precisely it is predicted."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+
+def early_times(n: int) -> Tensor:
+    """Return random times (n,) in [0, 1], dense towards 1: what a picture shows is decided early.
+
+    In near-pure noise only the condition tells the network anything; later the noisy input does.
+    """
+    return 1 - torch.rand(n).square()
+
+
+@contextmanager
+def half_precision(device: torch.device) -> Iterator[None]:
+    """Run networks in bfloat16 where that is faster and as good."""
+    backends = [SDPBackend.MATH] if device.type == "cpu" else list(SDPBackend.__members__.values())
+    # On the CPU the backward pass of fused attention takes twice as long in bfloat16.
+    with torch.autocast(device.type, torch.bfloat16), sdpa_kernel(backends):
+        yield
