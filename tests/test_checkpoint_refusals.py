@@ -6,6 +6,7 @@ import re
 import resource
 import signal
 import tarfile
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import asdict
@@ -25,12 +26,14 @@ from wuerstchen.checkpoints import (
     load_network,
     recognise,
 )
+from wuerstchen.configs import blocks, level_layouts
 from wuerstchen.placement import Placement
 from wuerstchen.recognise import OTHER_MODELS
+from wuerstchen.sources import native_size
 from wuerstchen.stage_a import StageAConfig
 from wuerstchen.stage_b import StageBConfig
 from wuerstchen.stage_c import StageCConfig
-from wuerstchen.towers import load_text_tower
+from wuerstchen.towers import load_text_tower, load_tokenizer
 from wuerstchen.training.mini import tokenizer
 
 from .conftest import WORDS
@@ -388,6 +391,13 @@ def test_no_tensor_can_be_left_out_or_bent_without_a_refusal(tmp_path: Path, kin
         ({"depth": True}, "config entry depth must be like 32, got True"),
         ({"depth": 0}, "Stage C sizes must be positive"),
         ({"nhead": 5}, "nhead must divide c = 64, got 5"),
+        ({"depth": 10**5}, "config asks for 100000 blocks, but there are 28 tensors"),
+        ({"c": 2**50}, "its config asks for sizes that cannot be (Storage size calculation"),
+        ({"c_cond": 10**30}, "its config asks for sizes that cannot be ("),
+        ({"dropout": 7.0}, "its config asks for sizes that cannot be (dropout probability"),
+        ({"dropout": float("nan")}, "config entry dropout must be a finite number, got nan"),
+        ({"dropout": float("inf")}, "config entry dropout must be a finite number, got inf"),
+        ({"dropout": 10**400}, "config entry dropout must be a finite number, got 1000"),
         ({"depth": 2}, "keys missing (blocks.3."),
         ([], "expected a JSON object, found a list"),
     ],
@@ -399,6 +409,140 @@ def test_config_that_does_not_fit_is_refused(tmp_path: Path, entries: Any, words
     assert words in refused(tmp_path)
     (tmp_path / "config.json").write_text("{")
     assert "expected a JSON object, found Expecting property name" in refused(tmp_path)
+
+
+def test_the_blocks_that_a_config_asks_for_are_counted() -> None:
+    published = {"stage_a": 14, "stage_b": 74, "stage_c": 32, "compressor": 40, "text_encoder": 32}
+    assert {kind: blocks(entry.config()) for kind, entry in KINDS.items()} == published
+    long = StageBConfig(blocks=(-(10**9), 10**6, 1, 1), level_config=("CT", "", "CTA", "CTA"))
+    assert blocks(long) == 10**6 + 6
+
+
+@pytest.mark.parametrize("size", ["c_in", "kernel_size", "c_hidden"])
+def test_negative_sizes_are_refused(tmp_path: Path, size: str) -> None:
+    save_file(state("stage_b"), tmp_path / "diffusion_pytorch_model.safetensors")
+    config = {**asdict(TINY["stage_b"]), size: [-64] if size == "c_hidden" else -2}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert "asks for sizes that cannot be (Trying to create tensor with negative" in refused(
+        tmp_path, "stage_b"
+    )
+
+
+def odd_tensors() -> dict[str, Tensor]:
+    whole = torch.ones(64, 64)
+    return {
+        "sparse": whole.to_sparse(),
+        "without numbers": whole.to("meta"),
+        "one number": torch.ones(1).expand(64, 64),
+    }
+
+
+@pytest.mark.parametrize("name", odd_tensors())
+def test_tensors_without_all_their_numbers_are_refused(tmp_path: Path, name: str) -> None:
+    torch.save(state() | {"cond_mapper.2.weight": odd_tensors()[name]}, tmp_path / "a.pt")
+    text = refused(tmp_path / "a.pt")
+    assert "repeated or missing), found cond_mapper.2.weight (torch.float32" in text
+
+
+def test_names_and_numbers_of_tensors_far_beyond_any_model_are_refused(tmp_path: Path) -> None:
+    file = prior_file(tmp_path, {"prior." * 10_000: torch.ones(1)})
+    assert "found a name of 60000 characters" in refused(file)
+    torch.save(state() | {"a" * 501: 1}, tmp_path / "a.pt")
+    assert "found a name of 501 characters" in refused(tmp_path / "a.pt")
+    save_file({str(i): torch.ones(0) for i in range(20_001)}, file)
+    assert "expected at most 20000 tensors" in refused(file)
+
+
+def safetensors_file(path: Path, dtype: str, shape: list[int], size: int) -> Path:
+    """Write a file of one tensor, "a", of which the header says anything."""
+    entry = {"a": {"dtype": dtype, "shape": shape, "data_offsets": [0, size]}}
+    header = json.dumps(entry).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(size))
+    return path
+
+
+def test_a_size_beyond_those_of_pytorch_is_refused(tmp_path: Path) -> None:
+    assert "damaged" in refused(
+        safetensors_file(tmp_path / "a.safetensors", "F32", [2**64 - 1, 0], 0)
+    )
+
+
+def test_numbers_of_four_bits_are_refused(tmp_path: Path) -> None:
+    if not hasattr(torch, "float4_e2m1fn_x2"):
+        pytest.skip("this PyTorch has no numbers of four bits")
+    file = safetensors_file(tmp_path / "a.safetensors", "F4", [2, 4], 4)
+    assert "found a (torch.float4" in refused(file)
+
+
+@pytest.mark.parametrize("size", [b"\x80" + b"\xff" * 11, None])
+def test_an_archive_of_old_with_a_damaged_header_is_refused(
+    tmp_path: Path, size: bytes | None
+) -> None:
+    text = b"30 GNU.sparse.map=abc\n"
+    info = tarfile.TarInfo("a")
+    info.type, info.size = tarfile.XHDTYPE, len(text)
+    header = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+    if size is not None:  # more than any file has
+        header[124:136] = size
+        header[148:156] = b" " * 8
+        header[148:156] = b"%06o\0 " % sum(header)
+    file = tarfile.TarInfo("b").tobuf(tarfile.GNU_FORMAT)
+    (tmp_path / "a.pt").write_bytes(bytes(header) + text + bytes(512 - len(text)) + file)
+    assert "damaged or cut short" in refused(tmp_path / "a.pt")
+
+
+def test_a_decoder_without_its_convolutions_is_refused_and_described(tmp_path: Path) -> None:
+    tensors = {key: t for key, t in state("stage_b").items() if "depthwise" not in key}
+    save_file(tensors, tmp_path / "a.safetensors")
+    assert "keys unexpected (down_blocks" in refused(tmp_path / "a.safetensors", "stage_b")
+    assert describe(tmp_path / "a.safetensors")[0].kind == "stage_b"
+
+
+def test_many_levels_are_counted_in_one_pass() -> None:
+    shapes = {f"down_blocks.{i}.0.mapper.weight": (2, 1) for i in range(6000)}
+    started = time.perf_counter()
+    assert level_layouts(shapes) == [(1, "T", 1)] * 6000
+    assert time.perf_counter() - started < 2
+
+
+@pytest.mark.parametrize("size", [None, [1], {}, float("inf"), "abc", 256.5, 0, 10**400])
+def test_an_index_without_a_usable_size_is_refused(tmp_path: Path, size: Any) -> None:
+    (tmp_path / "model_index.json").write_text(json.dumps({"native_size": size}))
+    text = message(native_size, tmp_path)
+    assert text.startswith(f"{tmp_path / 'model_index.json'}: native_size must be a whole number")
+
+
+@pytest.mark.parametrize("length", [2, 1, 0, -1, True, "77", [1], float("inf")])
+def test_a_tokenizer_whose_chunks_have_no_room_is_refused(tmp_path: Path, length: Any) -> None:
+    assert "model_max_length above 2" in message(
+        load_tokenizer, tokenizer_folder(tmp_path, length), len(tokenizer(WORDS))
+    )
+
+
+@pytest.mark.parametrize("length", [3, 77, 1e30, None])
+def test_a_tokenizer_may_leave_its_length_open(tmp_path: Path, length: Any) -> None:
+    assert load_tokenizer(tokenizer_folder(tmp_path, length), len(tokenizer(WORDS)))
+
+
+def test_a_tokenizer_with_numbers_beyond_the_vocabulary_is_refused(tmp_path: Path) -> None:
+    folder = tokenizer_folder(tmp_path, 77)
+    content = json.loads((folder / "tokenizer.json").read_text())
+    words = content["model"]["vocab"]
+    words[next(iter(words))] = 10**6
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    text = message(load_tokenizer, folder, len(words))
+    assert f"expected at most {len(words)} tokens" in text
+
+
+def tokenizer_folder(folder: Path, length: Any) -> Path:
+    """Write a tokenizer whose config says a length, None for none."""
+    tokenizer(WORDS).save_pretrained(folder)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    config.pop("model_max_length", None)
+    if length is not None:
+        config["model_max_length"] = length
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return folder
 
 
 def test_unknown_kind_is_a_plain_value_error(tmp_path: Path) -> None:

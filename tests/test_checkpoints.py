@@ -526,6 +526,28 @@ def test_a_compressed_archive_has_the_same_tensors(tmp_path: Path) -> None:
     assert all(torch.equal(loaded[key], state[key]) for key in state)
 
 
+def test_tensors_that_share_memory_are_loaded_and_converted(tmp_path: Path) -> None:
+    state = random_state("stage_c")
+    first, second = "blocks.0.channelwise.0.weight", "blocks.3.channelwise.0.weight"
+    state[second] = state[first]
+    whole = torch.cat([state[f"blocks.2.attention.to_{name}.weight"] for name in "qkv"])
+    views = dict(zip("qkv", whole.chunk(3), strict=True))
+    state |= {f"blocks.2.attention.to_{name}.weight": view for name, view in views.items()}
+    torch.save(state, tmp_path / "a.pt")
+    assert_holds(load_network(tmp_path / "a.pt", "stage_c", FP32), state)
+    convert(tmp_path / "a.pt", tmp_path / "out.safetensors")
+    assert_holds(load_network(tmp_path / "out.safetensors", "stage_c", FP32), state)
+
+
+@pytest.mark.parametrize("stored", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_weights_of_eight_bits_are_converted(tmp_path: Path, stored: torch.dtype) -> None:
+    state = {key: tensor.to(stored) for key, tensor in random_state("stage_c").items()}
+    save_file(state, tmp_path / "a.safetensors")
+    convert(tmp_path / "a.safetensors", tmp_path / "out.safetensors", torch.float16)
+    network = load_network(tmp_path / "out.safetensors", "stage_c", FP16)
+    assert_holds(network, {key: tensor.half() for key, tensor in state.items()}, torch.float16)
+
+
 def test_the_published_compressor_has_a_config_of_other_words() -> None:
     entries = {"_class_name": "EfficientNetEncoder", "c_latent": 16, "c_cond": 1280}
     config = config_from_entries("compressor", {**entries, "effnet": "efficientnet_v2_s"})

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from wuerstchen import CheckpointError, Settings, Wuerstchen, generators
 from wuerstchen.checkpoints import load_network
 from wuerstchen.lora import Loras
-from wuerstchen.lora_files import load_lora
+from wuerstchen.lora_files import load_lora, matcher
 from wuerstchen.lora_names import PRIOR, TEXT, Target
 from wuerstchen.notation import parse_lora
 from wuerstchen.placement import Placement, place
@@ -236,13 +236,15 @@ def test_numbers_that_are_no_alpha_are_passed_over(loras: Loras, tmp_path: Path)
 @pytest.mark.parametrize(
     ("layer", "alpha", "fault"),
     [
+        ("to_q", 10**400, "with other than finite floats"),
+        ("to_q", torch.tensor(1j), "with other than finite floats"),
         ("to_q", float("nan"), "with other than finite floats"),
         ("to_k", 1, "without up and down"),
         ("to_x", 1, "1 of 3 keys fit no layer: prior.blocks.2.attention.to_x.alpha"),
     ],
 )
 def test_an_alpha_saved_as_a_plain_number_is_refused_as_one_in_a_tensor(
-    loras: Loras, tmp_path: Path, layer: str, alpha: float, fault: str
+    loras: Loras, tmp_path: Path, layer: str, alpha: Any, fault: str
 ) -> None:
     stem, path = "prior.blocks.2.attention", tmp_path / "lora.bin"
     torch.save(random_pair(f"{stem}.to_q") | {f"{stem}.{layer}.alpha": alpha}, path)
@@ -649,6 +651,16 @@ def test_two_updates_for_one_layer_are_refused(loras: Loras, tmp_path: Path) -> 
         {"alpha_pattern": {"(": 1}},
         {"alpha_pattern": 3},
         {"lora_alpha": 1e999},
+        {"lora_alpha": 10**400},
+        {"alpha_pattern": {"blocks.2.attention.to_q": 10**400}},
+        {"alpha_pattern": {"a{99999999999999}": 1}},
+        {"alpha_pattern": {"(" * 20_000: 1}},
+        {"alpha_pattern": {"(([a-z._0-9]+)+)+!": 1}},
+        {"alpha_pattern": {".*" * 20 + "!": 1}},
+        {"alpha_pattern": {"(.|.)" * 20 + "!": 1}},
+        {"alpha_pattern": {"(?#[)" + "(.|.)" * 20 + r"!\]": 1}},
+        {"alpha_pattern": {f"({'.|' * 40}.)" * 4 + "!": 1}},
+        {"alpha_pattern": {"a" * 600: 1}},
     ],
 )
 def test_a_config_without_a_usable_alpha_is_refused(
@@ -658,6 +670,22 @@ def test_a_config_without_a_usable_alpha_is_refused(
     tensors = random_pair("prior.blocks.2.attention.to_q")
     path = written(tmp_path / "lora.safetensors", tensors, metadata)
     assert "expected PEFT's adapter config with numbers for lora_alpha" in refused(loras, path)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "blocks.2.attention.to_q",
+        r"^blocks\.2\.attention\.to_q$",
+        ".*to_q",
+        r"blocks\.\d+\..*\.(to_q|to_k)",
+        r"(prior\.)?blocks\.[0-9]+\.attention\.to_(?:q|k|v)",
+        r"blocks\.(2|5)\..*to_q.*",
+    ],
+)
+def test_patterns_as_people_write_them_for_peft_are_compared(pattern: str) -> None:
+    assert matcher(pattern).fullmatch("blocks.2.attention.to_q")
+    assert not matcher(pattern).fullmatch("blocks.2.attention.to_out.0")
 
 
 def test_missing_damaged_and_empty_sources_are_refused(loras: Loras, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from . import files
 from .blending import blended
-from .configs import config_from_entries, config_from_shapes, summary
+from .configs import blocks, config_from_entries, config_from_shapes, summary
 from .files import CheckpointError, Weights, first_line
 from .notation import parse_blend
 from .placement import Placement
@@ -219,6 +219,10 @@ def interpret(weights: Weights, kind: str) -> Found:
             )
         else:
             config = config_from_entries(kind, weights.config)
+        if (asked := blocks(config)) > len(tensors):
+            raise ValueError(
+                f"config asks for {asked} blocks, but there are {len(tensors)} tensors"
+            )
     except (ValueError, TypeError) as error:
         raise CheckpointError(
             f"{weights.place}: expected {KINDS[kind].name}, but {first_line(error)}; give a "
@@ -230,9 +234,15 @@ def interpret(weights: Weights, kind: str) -> Found:
 def built(found: Found, ops: Any, kind_of: type[Any] | None = None) -> nn.Module:
     """Return the network without memory; the found tensors are sure to fit."""
     entry = KINDS[found.kind]
-    with torch.device("meta"), SkipInit():
-        network: nn.Module = (kind_of or entry.network)(found.config, ops=ops)
-        plain = entry.network(found.config)  # other layers may show their weights once loaded only
+    try:
+        with torch.device("meta"), SkipInit():
+            network: nn.Module = (kind_of or entry.network)(found.config, ops=ops)
+            plain = entry.network(found.config)  # other layers may show weights once loaded only
+    except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{found.place}: expected {entry.name}, but its config asks for sizes that cannot be "
+            f"({first_line(error)}); give a whole file and its own config.json"
+        ) from error
     differences = compare(plain.state_dict(), found.tensors)
     if differences:
         raise CheckpointError(
@@ -298,7 +308,12 @@ def config_in_words(weights: Weights, kind: str) -> str:
 
 def finite_keys(tensors: Mapping[str, Tensor]) -> set[str]:
     """Return the names of tensors whose every number is finite."""
-    return {key for key, tensor in tensors.items() if bool(tensor.isfinite().all())}
+    return {
+        key
+        for key, tensor in tensors.items()
+        # PyTorch cannot ask numbers of 8 bits
+        if bool((tensor.float() if tensor.itemsize == 1 else tensor).isfinite().all())
+    }
 
 
 def cast_in_place(tensors: dict[str, Tensor], dtype: torch.dtype) -> None:
@@ -314,12 +329,17 @@ def write(found: Found, out: Path, metadata: dict[str, str]) -> None:
     from safetensors.torch import save_file
 
     prefix = KINDS[found.kind].prefix
-    tensors = {prefix + key: tensor.contiguous() for key, tensor in found.tensors.items()}
+    tensors: dict[str, Tensor] = {}
+    starts: set[int] = set()
+    for key, tensor in found.tensors.items():
+        shares = tensor.data_ptr() in starts  # memory, which safetensors refuses
+        starts.add(tensor.data_ptr())
+        tensors[prefix + key] = tensor.clone() if shares else tensor.contiguous()
     try:
         with appearing(out) as part:
             save_file(tensors, part, metadata)
             shutil.copymode(found.path, part)  # safetensors lets only the owner read
-    except (OSError, SafetensorError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(
             f"{out}: could not be written ({first_line(error)}); nothing was left behind, make "
             "room or choose another folder"

@@ -1,12 +1,13 @@
 """config.json, or the shapes of the tensors -> the sizes of a network."""
 
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from math import isqrt
 from typing import Any
 
-from .compressor import Stage
+from .compressor import CompressorConfig, Stage
 from .recognise import KINDS, Shapes
 from .stage_a import StageAConfig
 from .stage_b import StageBConfig
@@ -70,11 +71,27 @@ def checked(name: str, value: Any, like: Any) -> Any:
         return Stage(
             **{key: checked(key, entry, getattr(like, key)) for key, entry in value.items()}
         )
-    if isinstance(like, float) and isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(like, float) and type(value) in (int, float):
+        if not abs(value) <= sys.float_info.max:  # NaN is not, either
+            raise ValueError(f"config entry {name} must be a finite number, got {value}")
         return float(value)
     if type(value) is not type(like):
         raise ValueError(f"config entry {name} must be like {like!r}, got {value!r}")
     return value
+
+
+def blocks(config: Any) -> int:
+    """Return how many blocks the network of a config is built of; each has a tensor at least."""
+    if isinstance(config, StageAConfig):
+        counts = [config.levels, config.bottleneck_blocks]
+    elif isinstance(config, StageBConfig):
+        units = (max(1, len(unit)) for unit in config.level_config)
+        counts = [n * length for n, length in zip(config.blocks, units, strict=True)]
+    elif isinstance(config, CompressorConfig):
+        counts = [stage.layers for stage in config.stages]
+    else:
+        counts = [config.depth if isinstance(config, StageCConfig) else config.num_hidden_layers]
+    return sum(max(0, count) for count in counts)
 
 
 def config_from_shapes(kind: str, shapes: Shapes) -> Any:
@@ -118,9 +135,8 @@ def stage_a_config(shapes: Shapes) -> StageAConfig:
 
 def stage_b_config(shapes: Shapes) -> StageBConfig:
     """Return Stage B's config."""
-    levels = len({key.split(".")[1] for key in shapes if key.startswith("down_blocks.")})
-    widths, units, repeats = zip(*(level_layout(shapes, i) for i in range(levels)), strict=True)
-    inject = tuple(f"effnet_mappers.{i}.weight" in shapes for i in range(levels))
+    widths, units, repeats = zip(*level_layouts(shapes), strict=True)
+    inject = tuple(f"effnet_mappers.{i}.weight" in shapes for i in range(len(units)))
     default = StageBConfig()
     return StageBConfig(
         c_in=shapes["embedding.1.weight"][1] // default.patch_size**2,
@@ -136,23 +152,33 @@ def stage_b_config(shapes: Shapes) -> StageBConfig:
         if any(inject)
         else default.effnet_embd,
         clip_embd=shapes["clip_mapper.weight"][1],
-        kernel_size=next(shapes[key][-1] for key in shapes if key.endswith(".depthwise.weight")),
+        kernel_size=next(
+            (shapes[key][-1] for key in shapes if key.endswith(".depthwise.weight")),
+            default.kernel_size,
+        ),
     )
 
 
-def level_layout(shapes: Shapes, i: int) -> tuple[int, str, int]:
-    """Return the width of level `i` of Stage B, its repeating unit of blocks, and how often."""
-    pattern, blocks = rf"down_blocks\.{i}\.(\d+)\.(depthwise|mapper|attention\.to_q)\.weight", {}
-    width = 0
+def level_layouts(shapes: Shapes) -> list[tuple[int, str, int]]:
+    """Return the width of each level of Stage B, its repeating unit of blocks, and how often."""
+    pattern = r"down_blocks\.(\d+)\.(\d+)\.(depthwise|mapper|attention\.to_q)\.weight"
+    widths: dict[int, int] = {}
+    levels: dict[int, dict[int, str]] = {}
     for key, shape in shapes.items():
         if found := re.fullmatch(pattern, key):
-            blocks[int(found[1])] = LETTERS[found[2]]
-            width = shape[0] // 2 if found[2] == "mapper" else shape[0]
-    kinds = "".join(blocks[j] for j in sorted(blocks))
-    for length in range(1, len(kinds) + 1):
-        if kinds[:length] * (len(kinds) // length) == kinds:
-            return width, kinds[:length], len(kinds) // length
-    raise LookupError(f"level down_blocks.{i}")
+            level, block, kind = int(found[1]), int(found[2]), found[3]
+            levels.setdefault(level, {})[block] = LETTERS[kind]
+            widths[level] = shape[0] // 2 if kind == "mapper" else shape[0]
+    if not levels or max(levels) >= len(levels):
+        raise LookupError(f"one of {len(levels)} levels of down_blocks")
+    units = (repeating("".join(levels[i][j] for j in sorted(levels[i]))) for i in sorted(levels))
+    return [(widths[i], unit, repeats) for i, (unit, repeats) in enumerate(units)]
+
+
+def repeating(kinds: str) -> tuple[str, int]:
+    """Return the shortest unit that the kinds of a level's blocks repeat, and how often."""
+    length = (kinds + kinds).index(kinds, 1)
+    return kinds[:length], len(kinds) // length
 
 
 def stage_c_config(shapes: Shapes) -> StageCConfig:

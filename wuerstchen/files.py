@@ -40,6 +40,8 @@ CHECKPOINT_PREFIX = "model.diffusion_model."
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 METADATA_KIND, METADATA_CONFIG = "wuerstchen.kind", "wuerstchen.config"
 BAR_FROM_BYTES = 200 * 10**6
+MOST_TENSORS, LONGEST_NAME = 20_000, 500  # several times those of any model known
+PACKED = {getattr(torch, "float4_e2m1fn_x2", None)}  # two numbers in a byte: PyTorch only stores it
 
 
 class CheckpointError(ValueError):
@@ -215,7 +217,44 @@ def read(path: Path) -> list[Weights]:
         raise CheckpointError(f"{path}: could not be read: {first_line(error)}") from error
     if is_empty:
         raise CheckpointError(f"{path}: expected weights, found an empty file; download it again")
-    return read_safetensors(path) if path.suffix.lower() in SAFE else read_pickle(path)
+    found = read_safetensors(path) if path.suffix.lower() in SAFE else read_pickle(path)
+    for weights in found:
+        check_plain(weights)
+    return found
+
+
+def check_plain(weights: Weights) -> None:
+    """Refuse what no network's file holds, and what would take for ever or more memory than it.
+
+    Raises:
+        CheckpointError: for far more tensors, or longer names, than any model has, and for tensors
+            whose numbers are not all in the file.
+    """
+    count, longest = len(weights.tensors), max(map(len, [*weights.tensors, *weights.numbers, ""]))
+    odd = next((key for key, tensor in weights.tensors.items() if not is_plain(tensor)), None)
+    if count > MOST_TENSORS:
+        found = f"{count} tensors"
+    elif longest > LONGEST_NAME:
+        found = f"a name of {longest} characters"
+    elif odd is not None:
+        tensor = weights.tensors[odd]
+        found = f"{odd} ({tensor.dtype}, {tensor.layout}, on {tensor.device})"
+    else:
+        return
+    raise CheckpointError(
+        f"{weights.place}: expected at most {MOST_TENSORS} tensors with short names and plain "
+        f"numbers (not sparse, packed, repeated or missing), found {found}; take the weights as published"
+    )
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor holds each of its numbers, in a precision that can be computed with."""
+    return (
+        tensor.layout == torch.strided
+        and tensor.device.type == "cpu"
+        and tensor.dtype not in PACKED
+        and tensor.nbytes <= tensor.untyped_storage().nbytes()
+    )
 
 
 def read_safetensors(path: Path) -> list[Weights]:
@@ -226,17 +265,20 @@ def read_safetensors(path: Path) -> list[Weights]:
         with safe_open(path, framework="pt") as file:
             metadata, names = file.metadata() or {}, file.keys()
             tensors = {name: file.get_tensor(name) for name in names}
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, TypeError) as error:  # a size may be beyond PyTorch's
         raise CheckpointError(
             f"{path}: expected a whole safetensors file, found one that is damaged, cut short or "
             f"of an unknown dtype ({first_line(error)}); download it again"
         ) from error
-    written = next((name for name in tensors if name.endswith(METADATA_CONFIG)), None)
+    ending = METADATA_CONFIG
+    written = next(
+        (key for key, t in tensors.items() if key.endswith(ending) and is_plain(t)), None
+    )
     config: dict[str, Any] | None
     if METADATA_CONFIG in metadata:
         config = parsed(metadata[METADATA_CONFIG], path)
     elif written is not None:  # a graph can write tensors alone
-        config = parsed(bytes(tensors.pop(written).flatten().byte().tolist()), path)
+        config = parsed(tensors.pop(written).byte().numpy().tobytes(), path)
     else:
         config = config_beside(path)
     inner = {key: t for key, t in tensors.items() if key.startswith(CHECKPOINT_PREFIX)}
@@ -311,6 +353,8 @@ def program_in(path: Path, entries: Sequence[zipfile.ZipInfo]) -> str:
             has_files = archive.next() is not None
     except (tarfile.TarError, OSError):
         return ""
+    except Exception as error:  # a damaged header can raise anything, too
+        raise damaged(path, error) from error
     return "an archive as PyTorch wrote it before 2017" if has_files else ""
 
 

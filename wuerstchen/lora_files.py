@@ -12,13 +12,24 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .files import SAFE, CheckpointError, Weights, first_line, listing, parsed, read, resolve
+from .files import (
+    LONGEST_NAME,
+    SAFE,
+    CheckpointError,
+    Weights,
+    first_line,
+    listing,
+    parsed,
+    read,
+    resolve,
+)
 from .lora_names import (
     ALPHA,
     MATRIX,
@@ -40,6 +51,8 @@ FILES = (
     "pytorch_lora_weights.bin",
     "adapter_model.bin",
 )
+# Repeats and groups in a pattern, and alternatives: with so many a comparison takes 20 ms at most.
+MOST_MARKS, MOST_CHOICES = 5, 50
 CONFIG_FILE, CONFIG_ENTRY = "adapter_config.json", "lora_adapter_metadata"
 EXPECTED = "a LoRA for Würstchen v2's Stage C (the prior) and its text tower"
 ADVICE = "take one that was trained on this prior (published: warp-ai/wuerstchen-prior)"
@@ -95,7 +108,7 @@ def load_lora(
     config = adapter_config(path)
     try:
         return Lora(path=path, updates={t: u for f in found for t, u in split(f, config)})
-    except (AttributeError, TypeError, ValueError, re.error) as error:
+    except (ArithmeticError, AttributeError, TypeError, ValueError, re.error) as error:
         raise CheckpointError(
             f"{path}: expected PEFT's adapter config with numbers for lora_alpha, found "
             f"{first_line(error)}; take the file without its {CONFIG_FILE} or header"
@@ -119,8 +132,16 @@ def lora_file(source: str | Path) -> Path:
 def with_alphas(weights: Weights) -> Weights:
     """Return the weights with each alpha a tensor, also those that were saved as plain numbers."""
     numbers = {key: number for key, number in weights.numbers.items() if ALPHA.fullmatch(key)}
-    alphas = {key: torch.tensor(float(number)) for key, number in numbers.items()}
+    alphas = {key: torch.tensor(in_range(number)) for key, number in numbers.items()}
     return replace(weights, tensors=weights.tensors | alphas)
+
+
+def in_range(number: float) -> float:
+    """Return a number as a float; a whole one beyond those is infinite."""
+    try:
+        return float(number)
+    except OverflowError:
+        return math.inf
 
 
 def sorted_out(weights: Weights, names: Mapping[str, tuple[Target, ...]]) -> list[Entry]:
@@ -180,7 +201,8 @@ def faults(found: Sequence[Entry], shapes: Shapes) -> str:
         if wrong := wrong_shapes(entry, shapes):
             groups.setdefault("of another shape", []).append(f"{entry.name} {wrong}")
         floats = tensors["up"].is_floating_point() and tensors["down"].is_floating_point()
-        if not floats or not all(t.float().isfinite().all() for t in tensors.values()):
+        real = floats and not any(tensor.is_complex() for tensor in tensors.values())
+        if not real or not all(t.float().isfinite().all() for t in tensors.values()):
             groups.setdefault("with other than finite floats", []).append(entry.name)
     return "; ".join(
         f"{len(names)} layers {word} ({shortened(names)})" for word, names in groups.items()
@@ -227,13 +249,32 @@ def adapter_config(path: Path) -> dict[str, Any]:
     return {} if entry is None else parsed(entry, path)
 
 
+@lru_cache(maxsize=4096)
+def matcher(pattern: str) -> re.Pattern[str]:
+    """Return PEFT's pattern of layers' names, which is a name or near one, as it compares it.
+
+    Raises:
+        ValueError: if it is long, or a comparison could take for ever: if it repeats a group, or
+            has more than a few repeats and groups; also OverflowError and re.error.
+    """
+    bare = re.sub(r"\\.|\[[^]]*\]", "", pattern)  # without escapes and sets
+    marks = len(re.findall(r"[*+?{(]", bare.replace("(?:", "(")))
+    refused = re.search(r"\)[*+{]|\(\?[^:!=<]", bare)  # a group repeated, or with comments and such
+    if marks > MOST_MARKS or bare.count("|") > MOST_CHOICES or refused:
+        raise ValueError(f"the pattern {pattern[:40]!r}, which may take for ever")
+    if len(pattern) > LONGEST_NAME:
+        raise ValueError(f"a pattern of {len(pattern)} characters")
+    return re.compile(rf"(.*\.)?({pattern})")
+
+
 def adapter_scale(config: Mapping[str, Any], target: Target, rank: int) -> float:
     """Return PEFT's scale of a layer: alpha / rank, or alpha / √rank if the config says so.
 
     Entries have the part's name before them where a file has several parts.
 
     Raises:
-        ValueError: if it is not a finite number; also AttributeError, TypeError or re.error.
+        ValueError: if it is not a finite number; also ArithmeticError, AttributeError, TypeError
+            or re.error.
     """
 
     def entry(name: str, otherwise: Any) -> Any:
@@ -244,7 +285,7 @@ def adapter_scale(config: Mapping[str, Any], target: Target, rank: int) -> float
     if target.part == TEXT:  # as it is named where the adapter was made
         layer = f"text_model.{layer.removeprefix('text_model.')}"
     for pattern, own in (entry("alpha_pattern", None) or {}).items():
-        if re.fullmatch(rf"(.*\.)?({pattern})", layer):
+        if matcher(pattern).fullmatch(layer):
             alpha = own
             break
     scale = float(alpha) / (math.sqrt(rank) if entry("use_rslora", False) else rank)

@@ -68,7 +68,7 @@ FAMILIES = {
     r"bundle_emb\.": "a LoRA with an embedding that OneTrainer put beside it",
     r".*(down|up)_blocks[._]\d+[._]\d+[._](attention|channelwise|depthwise|(kv_)?mapper)[._]": "a "
     "LoRA for Stable Cascade",
-    r".*([a-z]+_blocks?[._].*(attentions|resnets)|(in|out)put_blocks|middle_block)": "a LoRA for "
+    r".*([a-z]_blocks?[._].*(attentions|resnets)|(in|out)put_blocks|middle_block)": "a LoRA for "
     "Stable Diffusion",
     r".*(transformer|double|single|joint)_blocks": "a LoRA for a diffusion transformer",
 }

@@ -165,7 +165,8 @@ def other_model(shapes: Shapes) -> str | None:
 
 def common_prefix(keys: Iterable[str]) -> str:
     """Return the known wrappers that all keys start with, "" if there are none."""
-    keys, prefix = list(keys), ""
+    keys, prefix = sorted(keys), ""
+    keys = keys[:1] + keys[-1:]  # what these share, all between them do
     while keys:
         more = next((p for p in PREFIXES if all(key.startswith(prefix + p) for key in keys)), None)
         if more is None:

@@ -1,5 +1,6 @@
 """Pipeline folder -> its text tower: the network, and the tokenizer by transformers."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +53,17 @@ def load_tokenizer(folder: Path, vocab_size: int) -> Any:
             f"{folder}: transformers cannot load this tokenizer: {first_line(error)}"
         ) from error
     marks = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
-    if None in marks or len(tokenizer) > vocab_size:
+    numbers = tokenizer.get_vocab().values()
+    if None in marks or not all(type(n) is int and 0 <= n < vocab_size for n in numbers):
         raise CheckpointError(
-            f"{folder}: expected at most {vocab_size} tokens, as in the text_encoder beside, with a "
-            f"start, an end and padding, found {len(tokenizer)} and {marks}; take both from one repository"
+            f"{folder}: expected at most {vocab_size} tokens, as in the text_encoder beside, numbered "
+            f"from 0, with a start, an end and padding, found {len(tokenizer)} and {marks}; take "
+            "both from one repository"
+        )
+    length, least = tokenizer.model_max_length, tokenizer.num_special_tokens_to_add()
+    if type(length) not in (int, float) or not least < length < math.inf:
+        raise CheckpointError(
+            f"{folder}: expected a model_max_length above {least} in tokenizer_config.json, found "
+            f"{length!r}; CLIP's is 77"
         )
     return tokenizer

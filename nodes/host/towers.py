@@ -3,7 +3,7 @@
 Of the last layer, after its final norm, with padding that sees the prompt alone.
 """
 
-import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,13 @@ import comfy.supported_models_base
 import torch
 from torch import Tensor
 
+from ...wuerstchen.checkpoints import built, interpret
 from ...wuerstchen.configs import HEAD_DIM
-from ...wuerstchen.files import CheckpointError, read
+from ...wuerstchen.files import CheckpointError, Weights, first_line, read
 from ...wuerstchen.placement import DTYPES
 from ...wuerstchen.prompt_files import text_rows
 from ...wuerstchen.recognise import recognise, shortened
 
-START, END = "<|startoftext|>", "<|endoftext|>"
 PUBLISHED_TOKENS = {"start": 49406, "end": 49407, "pad": 49407}
 BODY = (
     "embeddings.token_embedding.",
@@ -57,6 +57,7 @@ def text_tower(
             "warp-ai/wuerstchen-prior for the prior, of warp-ai/wuerstchen for the decoder"
         )
     sizes = sizes_of(tensors, weights.config or {})
+    check_tower(replace(weights, tensors=tensors, config=sizes))
     folder = Path(source).parent.parent / "tokenizer"
     own = folder if (folder / "vocab.json").is_file() else None
     if own is None and sizes["vocab_size"] != PUBLISHED_TOKENS["end"] + 1:
@@ -69,7 +70,7 @@ def text_tower(
         layer="last",
         textmodel_json_config=sizes,
         model_class=Tower,
-        special_tokens=special_tokens(own),
+        special_tokens=special_tokens(own, sizes["vocab_size"]),
         enable_attention_masks=True,
         return_projected_pooled=False,
     )
@@ -150,7 +151,7 @@ def published(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def sizes_of(tensors: dict[str, Tensor], config: dict[str, Any]) -> dict[str, Any]:
     """Return the sizes as the host asks for them: from config.json, else from the tensors."""
-    vocabulary, hidden = tensors[TABLE].shape
+    vocabulary, hidden = (*tensors[TABLE].shape, 0, 0)[:2]  # of another rank: refused later
     layers = {key.split(".")[3] for key in tensors if key.startswith("text_model.encoder.layers.")}
     inner = tensors.get("text_model.encoder.layers.0.mlp.fc1.weight", tensors[TABLE])
     return {
@@ -158,16 +159,47 @@ def sizes_of(tensors: dict[str, Tensor], config: dict[str, Any]) -> dict[str, An
         "hidden_size": hidden,
         "num_hidden_layers": len(layers),
         "num_attention_heads": config.get("num_attention_heads", max(1, hidden // HEAD_DIM)),
-        "intermediate_size": len(inner),
+        "intermediate_size": (*inner.shape, 0)[0],
         "hidden_act": config.get("hidden_act", "gelu"),
         "max_position_embeddings": 77,
         "eos_token_id": vocabulary - 1,
     }
 
 
-def special_tokens(folder: Path | None) -> dict[str, int]:
-    """Return the numbers that start, end and pad a prompt, by the vocabulary in `folder`."""
+def check_tower(weights: Weights) -> None:
+    """Refuse a tower whose tensors and sizes do not fit, as the package's own reader does.
+
+    Raises:
+        CheckpointError: with what does not.
+    """
+    sizes, known = weights.config or {}, list(comfy.clip_model.ACTIVATIONS)
+    if sizes["hidden_act"] not in known:
+        raise CheckpointError(
+            f"{weights.place}: expected a CLIP text tower with hidden_act one of "
+            f"{', '.join(known)}, found {sizes['hidden_act']!r}; take its own config.json"
+        )
+    as_ours = replace(weights, config={**sizes, "hidden_act": "gelu"})
+    built(interpret(as_ours, "text_encoder"), torch.nn)
+
+
+def special_tokens(folder: Path | None, vocabulary: int) -> dict[str, int]:
+    """Return the numbers that start, end and pad a prompt, by the tokenizer in `folder`.
+
+    Raises:
+        CheckpointError: if the host cannot load it, or it has numbers beyond the `vocabulary`.
+    """
     if folder is None:
         return PUBLISHED_TOKENS
-    vocabulary = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
-    return {"start": vocabulary[START], "end": vocabulary[END], "pad": vocabulary[END]}
+    try:
+        words = comfy.sd1_clip.SDTokenizer(str(folder))
+    except Exception as error:  # transformers passes on whatever its readers raise
+        raise CheckpointError(
+            f"{folder}: the host cannot load this tokenizer ({first_line(error)}); take the one of "
+            "the text tower beside"
+        ) from error
+    if not all(0 <= number < vocabulary for number in words.inv_vocab):
+        raise CheckpointError(
+            f"{folder}: expected a tokenizer with numbers from 0 to {vocabulary - 1}, found "
+            f"{max(words.inv_vocab)}; take the one of the text tower beside"
+        )
+    return {"start": words.start_token, "end": words.end_token, "pad": words.pad_token}

@@ -1,11 +1,12 @@
 """Wrong files in a running ComfyUI: what the node's dialog says, and that the queue goes on."""
 
+import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from .graphs import DECODER, EMPTY, PRIOR, STAGE_B, STAGE_C, put
 from .server import ROOT, Host
@@ -16,6 +17,7 @@ STABLE_DIFFUSION = "model.diffusion_model.input_blocks.0.0.weight"
 STABLE_CASCADE = "clip_txt_mapper.weight"
 DECODER_FILE = "wuerstchen/mini/wuerstchen/decoder/diffusion_pytorch_model.safetensors"
 VAE_FILE = "wuerstchen/mini/wuerstchen/vqgan/diffusion_pytorch_model.safetensors"
+TOWER = ROOT / "wuerstchen/mini/wuerstchen-prior"
 Put = Callable[[str, str, Any], str]
 
 
@@ -72,6 +74,64 @@ def test_another_text_tower_is_named(host: Host, graph: Any, place: Put) -> None
     file = place("text_encoders", "a.safetensors", (ROOT / VAE_FILE).read_bytes())
     said = refusal(host, graph, PRIOR, text_encoder=file)
     assert "expected a CLIP text tower, this is Stage A (the VQGAN)" in said
+
+
+@pytest.fixture
+def tower(place: Put) -> Callable[..., str]:
+    """What lays a text tower into a folder of its own, with changes to its tensors and config."""
+
+    def laid(name: str, tensors: dict[str, Any], **entries: Any) -> str:
+        config = json.loads((TOWER / "text_encoder/config.json").read_text())
+        place(
+            "text_encoders",
+            f"{name}/text_encoder/config.json",
+            json.dumps(config | entries).encode(),
+        )
+        for file in ("vocab.json", "merges.txt"):
+            content = (TOWER / "tokenizer" / file).read_bytes()
+            place("text_encoders", f"{name}/tokenizer/{file}", content)
+        whole = load_file(TOWER / "text_encoder/model.safetensors")
+        return place("text_encoders", f"{name}/text_encoder/model.safetensors", whole | tensors)
+
+    return laid
+
+
+def test_a_text_tower_that_does_not_fit_its_sizes_is_refused(
+    host: Host, graph: Any, tower: Callable[..., str]
+) -> None:
+    norm, table = "final_layer_norm.weight", "embeddings.token_embedding.weight"
+    keys = load_file(TOWER / "text_encoder/model.safetensors").keys()
+    norm, table = (next(key for key in keys if key.endswith(end)) for end in (norm, table))
+    cases: dict[str, dict[str, Any]] = {
+        "1 keys of a wrong type": {"tensors": {norm: torch.ones(128, dtype=torch.int8)}},
+        f"{norm} [5] instead of [128]".removeprefix("text_model."): {
+            "tensors": {norm: torch.ones(5)}
+        },
+        "keys of another shape": {"tensors": {table: torch.ones(690)}},
+        "num_attention_heads must divide hidden_size": {"num_attention_heads": 7},
+        "num_attention_heads must be like": {"num_attention_heads": "2"},
+        "hidden_act one of": {"hidden_act": "swish"},
+    }
+    for i, (words, changes) in enumerate(cases.items()):
+        file = tower(f"tower {i}", **{"tensors": {}, **changes})
+        assert words in refusal(host, graph, PRIOR, text_encoder=file)
+    put(graph, PRIOR, text_encoder=tower("whole", {}, hidden_act="quick_gelu"))
+    assert host.run(graph).message == ""
+
+
+def test_a_tokenizer_that_does_not_fit_its_text_tower_is_refused(
+    host: Host, graph: Any, place: Put, tower: Callable[..., str]
+) -> None:
+    vocabulary = json.loads((TOWER / "tokenizer/vocab.json").read_text())
+    vocabulary[next(iter(vocabulary))] = 10**6
+    cases = {
+        "with numbers from 0 to 689, found 1000000": json.dumps(vocabulary).encode(),
+        "cannot load this tokenizer": b"{",
+    }
+    for i, (words, content) in enumerate(cases.items()):
+        file = tower(f"tokenizer {i}", {})
+        place("text_encoders", f"tokenizer {i}/tokenizer/vocab.json", content)
+        assert words in refusal(host, graph, PRIOR, text_encoder=file)
 
 
 def test_a_damaged_file_is_named(host: Host, graph: Any, place: Put) -> None:
