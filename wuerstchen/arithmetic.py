@@ -100,8 +100,7 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     PyTorch's own way is faster.
     """
     scores = queries.shape[2] * keys.shape[2]
-    worthwhile = scores >= WORTHWHILE * torch.get_num_threads()
-    if not (worthwhile and takes_onednn(queries, keys, values)):
+    if not takes_onednn(queries, keys, values) or scores < WORTHWHILE * torch.get_num_threads():
         return F.scaled_dot_product_attention(queries, keys, values)
     scaled = queries.float() * queries.shape[-1] ** -0.5
     heads = (part.flatten(0, 1) for part in (scaled, keys.float(), values.transpose(2, 3)))
