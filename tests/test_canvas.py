@@ -194,3 +194,22 @@ def test_a_wide_soft_edge_takes_no_longer_than_the_mask_is_wide() -> None:
     soft = feathered(half, 10**6)
     assert torch.allclose(soft[0, 0, 0], torch.tensor([1, 0.75, 0.5, 0.25, 0, 0, 0, 0]))
     assert time.monotonic() - start < 1
+
+
+def test_pictures_may_lie_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    Image.new("RGB", (128, 128)).save(tmp_path / "a.png")
+    assert canvas_for(Settings(image="~/a.png", mask="~/a.png")).size == (128, 128)
+
+
+def test_levels_are_rounded() -> None:
+    from wuerstchen import to_images
+
+    pixels = torch.tensor([0.0, 0.4 / 255, 0.6 / 255, 254.6 / 255]).expand(1, 3, 1, 4)
+    assert np.asarray(to_images(pixels)[0])[0, :, 0].tolist() == [0, 0, 1, 255]
+
+
+def test_a_mask_is_scaled_and_cropped_as_its_picture() -> None:
+    grey = Image.effect_noise((300, 200), 80)
+    canvas = canvas_for(Settings(image=grey, mask=grey, width=128, height=128))
+    assert torch.equal(canvas.pixels[:, :1], canvas.mask)

@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from wuerstchen.checkpoints import (
 )
 from wuerstchen.compressor import CompressorConfig, Stage
 from wuerstchen.configs import config_from_entries
+from wuerstchen.files import METADATA_CONFIG
 from wuerstchen.placement import Placement
 from wuerstchen.recognise import PREFIXES, Recognised
 from wuerstchen.stage_a import StageAConfig
@@ -580,3 +581,84 @@ def test_prior_and_decoder_may_lie_in_one_pipeline_as_diffusers_saves_them(
         for model in (tiny, joined)
     ]
     assert pictures[0].tobytes() == pictures[1].tobytes()
+
+
+def test_each_tower_of_a_joined_pipeline_has_its_own_tokenizer(tmp_path: Path, tiny: Path) -> None:
+    base, joined = tmp_path / "base", tmp_path / "joined"
+    shutil.copytree(tiny, base)
+    config = base / "wuerstchen" / "tokenizer" / "tokenizer_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "model_max_length": 20}))
+    shutil.copytree(base / "wuerstchen", joined)
+    for name in ("prior", "text_encoder", "tokenizer"):
+        shutil.copytree(base / "wuerstchen-prior" / name, joined / f"prior_{name}")
+    found = [
+        Wuerstchen.load(m, device="cpu", progress=False).encode_text(["a star"])
+        for m in (base, joined)
+    ]
+    assert torch.equal(found[0].prior, found[1].prior)
+    assert torch.equal(found[0].decoder, found[1].decoder)
+
+
+def test_a_config_beside_a_file_of_any_name_is_not_its_own(tmp_path: Path) -> None:
+    save_file(random_state("stage_c"), tmp_path / "some.safetensors")
+    (tmp_path / "config.json").write_text('{"model": "another"}')
+    assert load_network(tmp_path / "some.safetensors", "stage_c", FP32).config == TINY["stage_c"]
+
+
+def test_what_comfyui_saves_is_loaded(tmp_path: Path) -> None:
+    sizes = torch.tensor(list(json.dumps(asdict(TINY["stage_c"])).encode()), dtype=torch.uint8)
+    saved = {**random_state("stage_c"), METADATA_CONFIG: sizes}
+    tensors = {f"model.diffusion_model.{key}": tensor for key, tensor in saved.items()}
+    for others in ({}, {"first_stage_model.x": torch.ones(1), "conditioner.y": torch.ones(1)}):
+        save_file(tensors | others, tmp_path / "a.safetensors")
+        network = load_network(tmp_path / "a.safetensors", "stage_c", FP32)
+        assert network.config == TINY["stage_c"]
+        assert_holds(network, random_state("stage_c"))
+
+
+def test_models_may_lie_at_home(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tiny))
+    assert Wuerstchen.load("~", device="cpu", progress=False).native_size == 256
+    assert describe("~/wuerstchen/vqgan")[0].kind == "stage_a"
+
+
+def test_a_suffix_may_be_in_capitals(tmp_path: Path) -> None:
+    file = tmp_path / "A.SAFETENSORS"
+    save_file(random_state("stage_c"), file)
+    assert_holds(load_network(file, "stage_c", FP32), random_state("stage_c"))
+
+
+def test_averaged_weights_say_how_they_were_averaged(tmp_path: Path) -> None:
+    folder = component(tmp_path / "prior_ema", "stage_c")
+    config = json.loads((folder / "config.json").read_text())
+    averaging = {
+        "decay": 0.9999,
+        "min_decay": 0.0,
+        "power": 2 / 3,
+        "optimization_step": 10,
+        "inv_gamma": 1.0,
+        "update_after_step": 0,
+        "use_ema_warmup": False,
+    }
+    (folder / "config.json").write_text(json.dumps(config | averaging))
+    assert load_network(folder, "stage_c", FP32).config == TINY["stage_c"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"), [("stage_b", {"kernel_size": 5}), ("stage_a", {"levels": 3})]
+)
+def test_kernel_and_levels_are_read_off_the_tensors(
+    tmp_path: Path, kind: str, changes: dict[str, Any]
+) -> None:
+    from wuerstchen.recognise import KINDS
+
+    config = replace(TINY[kind], **changes)
+    save_file(KINDS[kind].network(config).state_dict(), tmp_path / "a.safetensors")
+    assert load_network(tmp_path / "a.safetensors", kind, FP32).config == config
+
+
+def test_a_converted_file_is_for_whom_its_source_is(tmp_path: Path) -> None:
+    source = component(tmp_path / "x", "stage_a")
+    (source / "diffusion_pytorch_model.safetensors").chmod(0o640)
+    convert(source, tmp_path / "out.safetensors")
+    assert oct((tmp_path / "out.safetensors").stat().st_mode & 0o777) == "0o640"

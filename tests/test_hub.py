@@ -156,3 +156,10 @@ def test_hub_names_come_from_the_cache_when_offline(tmp_path: Path) -> None:
     assert "expected weights in its folder decoder, found prior" in lines[3]
     assert "expected a pipeline with folders text_encoder" in lines[4]
     assert len(lines) == 5
+
+
+def test_info_downloads_nothing(tmp_path: Path) -> None:
+    publish(tmp_path / "root", "owner/plain", component(tmp_path / "plain", "stage_c"))
+    code = "from wuerstchen.__main__ import main; print(main(['info', 'owner/plain']))"
+    assert asked(tmp_path / "root", code, tmp_path / "home") == ["2"]
+    assert not list((tmp_path / "home").rglob("*.safetensors"))

@@ -363,3 +363,22 @@ def test_the_way_with_gradients_gives_the_numbers_of_the_way_without() -> None:
         assert all(weight.grad.abs().max() > 0 for weight in module.parameters())
         with torch.no_grad():
             assert error(run(), y.detach()) < 1e-6
+
+
+def test_a_hook_before_a_layer_is_called() -> None:
+    x, hooked = torch.randn(3, 6), nn.Linear(6, 4).requires_grad_(False)
+    hooked.register_forward_pre_hook(lambda layer, given: (2 * given[0],))
+    assert error(linear(hooked, x), nn.functional.linear(2 * x, hooked.weight, hooked.bias)) < 1e-6
+
+
+def test_a_part_of_a_layer_is_packed_in_each_precision() -> None:
+    from wuerstchen.arithmetic import ONEDNN, packing
+
+    if len(ONEDNN) < 2:
+        pytest.skip("one precision")
+    layer = nn.Linear(96, 200).requires_grad_(False)
+    x = torch.randn(9, 96)
+    with packing(nn.Sequential(layer)):
+        for dtype in ONEDNN:
+            some = linear(layer, x[:, :64].to(dtype), columns=slice(64))
+            assert some.dtype == dtype

@@ -809,3 +809,48 @@ def test_a_loaded_lora_tells_where_it_is_from(loras: Loras, tmp_path: Path) -> N
     lora = loras.add(path, 0.4)
     assert loras.added == [(lora, 0.4)]
     assert lora.path == path
+
+
+def test_a_model_takes_a_lora_for_both_networks_and_gives_it_back(
+    tiny: Path, tmp_path: Path
+) -> None:
+    model = Wuerstchen.load(tiny, device="cpu", progress=False)
+
+    def painted() -> tuple[Tensor, Tensor, bytes]:
+        return *model.encode_text([PROMPT]), model.paint(PROMPT, QUICK)[0].tobytes()
+
+    before = painted()
+    pairs = draw(model.loras, EVERYWHERE)
+    model.load_lora(written(tmp_path / "lora.safetensors", named(pairs, peft)), 0.5)
+    prior, decoder, picture = painted()
+    assert error(prior, before[0]) > 0.01
+    assert torch.equal(decoder, before[1])
+    model.unload_loras()
+    again = painted()
+    assert torch.equal(again[0], before[0])
+    assert again[2] == before[2] != picture
+
+
+def test_a_config_beside_another_file_is_not_its_own(loras: Any, tmp_path: Path) -> None:
+    target = ATTENTION[0]
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"lora_alpha": 8}))
+    path = written(tmp_path / "style.safetensors", named(draw(loras, [target]), peft))
+    assert load_lora(path, loras.networks[PRIOR]).updates[target].scale == 1
+
+
+def test_an_alpha_in_the_file_comes_before_that_of_a_config(loras: Any, tmp_path: Path) -> None:
+    target = ATTENTION[0]
+    tensors = named(draw(loras, [target]), peft) | {
+        f"prior.{target.layer}.alpha": torch.tensor(5.0)
+    }
+    header = {"lora_adapter_metadata": json.dumps({"lora_alpha": 8})}
+    path = written(tmp_path / "lora.safetensors", tensors, header)
+    assert load_lora(path, loras.networks[PRIOR]).updates[target].scale == 2.5
+
+
+@pytest.mark.parametrize("pattern", ["attention", r"\.attention\.to_q", "2.attention.to"])
+def test_a_pattern_is_whole_names(loras: Any, tmp_path: Path, pattern: str) -> None:
+    target = ATTENTION[0]
+    header = {"lora_adapter_metadata": json.dumps({"lora_alpha": 2, "alpha_pattern": {pattern: 6}})}
+    path = written(tmp_path / "lora.safetensors", named(draw(loras, [target]), peft), header)
+    assert load_lora(path, loras.networks[PRIOR]).updates[target].scale == 1

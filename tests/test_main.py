@@ -17,8 +17,9 @@ from safetensors.torch import load_file, save_file
 
 from wuerstchen import Settings, Wuerstchen, __version__, painting
 from wuerstchen.__main__ import main
+from wuerstchen.checkpoints import describe
 from wuerstchen.options import parse
-from wuerstchen.pictures import SOURCES, put_new, save
+from wuerstchen.pictures import SOURCES, numbered, put_new, save
 from wuerstchen.settings import PRESETS
 
 from .peers import levels
@@ -781,3 +782,122 @@ def test_sigterm_leaves_no_half_written_file(tmp_path: Path) -> None:
     )
     assert program(code, tmp_path).returncode == 143
     assert names(tmp_path) == []
+
+
+def test_one_network_of_several_can_be_converted(tmp_path: Path, tiny: Path) -> None:
+    out = tmp_path / "a.safetensors"
+    assert main(["convert", str(tiny / "wuerstchen"), str(out), "--kind", "stage_a"]) == 0
+    assert describe(out)[0].kind == "stage_a"
+
+
+def test_an_error_without_words_has_its_name(
+    paint: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: Any
+) -> None:
+    def exhausted(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Wuerstchen, "paint", exhausted)
+    assert refused(lambda: paint(PROMPT), tmp_path, capfd) == "wuerstchen: error: MemoryError\n"
+
+
+def test_info_tells_the_precision_and_the_size_of_the_file(tiny: Path, capfd: Any) -> None:
+    assert main(["info", str(tiny / "wuerstchen" / "decoder")]) == 0
+    lines = dict(line.split(maxsplit=1) for line in capfd.readouterr().out.splitlines() if line)
+    assert lines["dtypes"] == "float32"
+    assert (
+        int(lines["bytes"].replace(",", ""))
+        == (tiny / "wuerstchen" / "decoder" / "diffusion_pytorch_model.safetensors").stat().st_size
+    )
+    assert "," in lines["bytes"]
+
+
+def test_two_pictures_need_a_folder(paint: Any, tmp_path: Path, capfd: Any) -> None:
+    line = refused(lambda: paint(PROMPT, OTHER, "--output", "a.png"), tmp_path, capfd)
+    assert "2 images need a folder as --output" in line
+
+
+def test_a_decoder_that_is_not_there_is_told_before_anything_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    monkeypatch.setattr(Wuerstchen, "load", None)
+    assert "nowhere.pt: expected" in refused(
+        lambda: main([PROMPT, "--decoder", "nowhere.pt"]), tmp_path, capfd
+    )
+
+
+def test_a_file_of_prompts_takes_one_image_at_most(paint: Any, tmp_path: Path, capfd: Any) -> None:
+    (tmp_path / "p.txt").write_text("a star")
+    Image.new("RGB", (128, 128)).save(tmp_path / "a.png")
+    words = ["--prompts", "p.txt", "--image", "a.png", "--image", "a.png"]
+    assert "--prompts FILE stands alone" in refused(lambda: paint(*words), tmp_path, capfd)
+
+
+def test_a_sheet_repeats_all_of_its_pictures(paint: Any, tmp_path: Path) -> None:
+    assert paint(PROMPT, OTHER, "--batch", 2, "--seed", 5, "--grid", "--output", "a") == 0
+    assert paint("--from", "a/00000-00003-grid.png", "--output", "b") == 0
+    for i in range(4):
+        name = f"0000{i}.png"
+        assert (tmp_path / "b" / name).read_bytes() == (tmp_path / "a" / name).read_bytes()
+
+
+def test_a_path_between_pictures_takes_one_prompt_and_is_repeated(tmp_path: Path) -> None:
+    images = [str(tmp_path / name) for name in ("a.png", "b.png")]
+    for i, image in enumerate(images):
+        Image.effect_noise((128, 128), 50 + i).convert("RGB").save(image)
+    quick = ["--strength", "0", "--decoder-steps", "1", "--device", "cpu"]
+    over = [word for image in images for word in ("--image", image)]
+    path, again, alone = (tmp_path / name for name in ("path", "again", "alone.png"))
+    assert main(["", *over, "--interpolate", "3", *quick, "--output", str(path)]) == 0
+    assert about(path / "00001.png")["frame"] == 1
+    assert main(["--from", str(path / "00001.png"), "--device", "cpu", "--output", str(again)]) == 0
+    for name in ("00000.png", "00001.png", "00002.png"):
+        assert (again / name).read_bytes() == (path / name).read_bytes()
+    assert main(["", "--image", images[1], *quick, "--output", str(alone)]) == 0
+    assert Image.open(alone).tobytes() == Image.open(path / "00002.png").tobytes()
+
+
+def test_the_model_in_a_file_is_repeated(tmp_path: Path) -> None:
+    told = {name: f"a/{name}" for name in SOURCES} | {"quantize": "int8"}
+    save(Image.new("RGB", (8, 8)), tmp_path / "a.png", {**REPEATED, **told})
+    args = parse(["--from", str(tmp_path / "a.png"), "--decoder", "b"])
+    assert {name: getattr(args, name) for name in told} == told | {"decoder": "b"}
+
+
+def test_a_preset_comes_before_the_settings_of_a_file(tmp_path: Path) -> None:
+    save(Image.new("RGB", (8, 8)), tmp_path / "a.png", {**REPEATED, "steps": 3, "decoder_steps": 3})
+    args = parse(["--from", str(tmp_path / "a.png"), "--preset", "fast", "--decoder-steps", "4"])
+    assert (args.steps, args.decoder_steps) == (10, 4)
+
+
+def test_a_picture_to_repeat_may_lie_at_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    save(Image.new("RGB", (8, 8)), tmp_path / "a.png", REPEATED)
+    assert parse(["--from=~/a.png"]).wanted == [PROMPT]
+
+
+def test_numbers_may_have_more_digits(tmp_path: Path) -> None:
+    for name in ("99999.png", "100000.png"):
+        (tmp_path / name).touch()
+    assert numbered(tmp_path).name == "100001.png"
+
+
+def test_prompts_are_readable_in_any_script(tmp_path: Path) -> None:
+    saved = save(
+        Image.new("RGB", (8, 8)), tmp_path / "a.png", {**REPEATED, "prompt": "日本の café"}
+    )
+    assert Image.open(saved).text["parameters"].startswith("日本の café\n")
+    assert about(saved)["prompt"] == "日本の café"
+
+
+def test_a_path_needs_a_folder(paint: Any, tmp_path: Path, capfd: Any) -> None:
+    line = refused(
+        lambda: paint(PROMPT, OTHER, "--interpolate", 3, "--output", "a.png"), tmp_path, capfd
+    )
+    assert "3 images need a folder as --output" in line
+
+
+def test_a_name_in_capitals_is_one_picture_too(paint: Any, tmp_path: Path) -> None:
+    assert paint(PROMPT, "--output", "A.PNG") == 0
+    assert (tmp_path / "A.PNG").is_file()

@@ -181,3 +181,37 @@ def test_images_of_a_path_come_one_by_one_or_some_at_once(
     for i, (image, wanted) in enumerate(zip(walk, alone, strict=True)):
         assert abs(levels(image) - levels(wanted)).max() <= 1
         assert counts == [2, 2, 1][: i // 2 + 1]
+
+
+def test_a_path_leads_between_what_is_unwanted_too(model: Wuerstchen) -> None:
+    stops = [replace(QUICK, negative=text) for text in ("blue", "a large yellow star")]
+    frames = model.interpolate([CIRCLE, STAR], 2, stops, seed=2)
+    alone = model.paint(STAR, stops[1], seed=2)[0]
+    assert abs(levels(frames[-1]) - levels(alone)).max() <= 1
+
+
+def test_stops_with_an_image_or_a_mask_for_some_only_are_refused(
+    model: Wuerstchen, circle: Image.Image
+) -> None:
+    with pytest.raises(ValueError, match="all or none of them with an image"):
+        model.interpolate([CIRCLE, STAR], 3, [OVER, replace(OVER, image=circle)])
+    with pytest.raises(ValueError, match="give it no mask and no outpaint"):
+        model.interpolate([CIRCLE, STAR], 3, OVER, image=circle, outpaint=(0, 0, 8, 0))
+
+
+def test_a_compressor_that_is_none_is_named(tiny: Path, circle: Image.Image) -> None:
+    wrong = Wuerstchen.load(
+        tiny, compressor=tiny / "wuerstchen" / "vqgan", device="cpu", progress=False
+    )
+    with pytest.raises(
+        CheckpointError, match=r"expected the semantic compressor .* this is Stage A"
+    ):
+        wrong.paint(CIRCLE, OVER, image=circle)
+
+
+def test_what_is_left_noisy_is_noisy_outside_the_mask_too(model: Wuerstchen) -> None:
+    latent = 42 * torch.randn(1, 16, 3, 6, generator=torch.Generator().manual_seed(0)) - 1
+    mask = torch.zeros(1, 1, 3, 6)
+    text = model.encode_text([CIRCLE]).prior
+    noisy = model.sample_semantic(text, generators([1]), steps=3, latent=latent, mask=mask, end=0.5)
+    assert 0.4 < float((noisy - latent).std() / latent.std()) < 1.2

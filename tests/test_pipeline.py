@@ -16,11 +16,13 @@ from PIL.Image import Image, fromarray
 from torch import nn
 
 from wuerstchen import CheckpointError, Settings, Wuerstchen, cells, generators, to_images
+from wuerstchen.compressor import Compressor
 from wuerstchen.placement import Placement
 from wuerstchen.sampling import published_times
 from wuerstchen.settings import SAMPLERS
 from wuerstchen.sizes import vq_cells
 
+from .conftest import COMPRESSOR, write_network
 from .peers import levels, paint_with, pipelines
 
 PROMPT, OTHER, NEGATIVE = "a large red circle on a blue background", "a green star", "blue"
@@ -657,3 +659,73 @@ def test_what_is_no_text_is_no_prompt(model: Wuerstchen) -> None:
     for prompt in ("caf\udce9", None, b"x"):
         with pytest.raises(ValueError, match="a prompt must be text in UTF-8, got "):
             model.paint([prompt], QUICK)  # type: ignore[list-item]
+
+
+def test_only_c_and_b_are_quantized(tiny: Path) -> None:
+    plain = Wuerstchen.load(tiny, device="cpu", progress=False)
+    small = Wuerstchen.load(tiny, device="cpu", quantize="int8", progress=False)
+    for part in ("prior_text.network", "decoder_text.network", "stage_a"):
+        assert bytes_of(attrgetter(part)(small)) == bytes_of(attrgetter(part)(plain))
+
+
+def test_outside_of_an_interval_only_the_prompt_counts(tiny: Path) -> None:
+    model = Wuerstchen.load(tiny, device="cpu", progress=False)
+    how = {"guidance": 4.0, "guidance_start": 1e-3, "steps": 3}
+    free, outside = (
+        model.paint(PROMPT, QUICK, **s)[0] for s in ({"guidance": 1.0, "steps": 3}, how)
+    )
+    assert abs(levels(free) - levels(outside)).max() <= 1
+
+
+def test_parts_of_different_models_are_refused(tiny: Path) -> None:
+    for part, folder, sizes in (
+        ("prior", "wuerstchen-prior/prior", "32 channels, but the other part has 128"),
+        ("decoder", "wuerstchen/decoder", "32 channels, but the other part has 64"),
+    ):
+        with pytest.raises(
+            CheckpointError, match=f"the {part} takes features of the text of {sizes}"
+        ):
+            Wuerstchen.load(**{part: tiny / folder}, device="cpu", progress=False)
+
+
+def test_a_compressor_of_other_channels_is_refused(tiny: Path, tmp_path: Path) -> None:
+    config = replace(COMPRESSOR, c_latent=8)
+    write_network(tmp_path / "x", "EfficientNetEncoder", Compressor(config), 1)
+    model = Wuerstchen.load(tiny, compressor=tmp_path / "x", device="cpu", progress=False)
+    with pytest.raises(CheckpointError, match="of 8 channels, the decoder takes 16"):
+        _ = model.compressor
+
+
+def test_the_last_seed_of_a_batch_is_in_the_range() -> None:
+    with pytest.raises(ValueError, match="seed must be a whole number of at most"):
+        Settings(seed=2**64 - 1, batch=2)
+
+
+def test_pictures_come_in_the_order_of_their_prompts(tiny: Path) -> None:
+    model = Wuerstchen.load(tiny, device="cpu", progress=False)
+    each = [replace(QUICK, width=side, seed=seed) for seed, side in enumerate((128, 256, 128))]
+    together = model.paint(PROMPT, each)
+    alone = [model.paint(PROMPT, one)[0] for one in each]
+    assert [image.size for image in together] == [(128, 128), (256, 128), (128, 128)]
+    assert (
+        max(int(abs(levels(a) - levels(b)).max()) for a, b in zip(together, alone, strict=True))
+        <= 1
+    )
+
+
+def test_negative_prompts_are_weighed_as_their_own_settings_say(tiny: Path) -> None:
+    model = Wuerstchen.load(tiny, device="cpu", progress=False)
+    each = [replace(QUICK, negative="a (blue:5) star", weighting=w) for w in ("comfy", "none")]
+    together = model.paint(PROMPT, each)
+    alone = [model.paint(PROMPT, one)[0] for one in each]
+    assert (
+        max(int(abs(levels(a) - levels(b)).max()) for a, b in zip(together, alone, strict=True))
+        <= 1
+    )
+
+
+def test_one_tile_is_the_whole_with_texts_of_two_lengths_too(tiny: Path) -> None:
+    model = Wuerstchen.load(tiny, device="cpu", progress=False)
+    how = {"decoder_guidance": 4.0, "negative": "a green star " * 40}
+    whole, one = (model.paint(PROMPT, QUICK, tile=tile, **how)[0] for tile in (None, 256))
+    assert abs(levels(whole) - levels(one)).max() <= 1

@@ -13,11 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.torch import save_file
 
 from wuerstchen import Settings, Wuerstchen, __version__
 from wuerstchen.__main__ import main
 from wuerstchen.pictures import read_metadata
-from wuerstchen.prompt_files import read_jobs
+from wuerstchen.prompt_files import read_jobs, write_manifest
+
+from .test_lora import random_pair
+from .test_main import about
 
 QUICK = ["--width", "128", "--height", "128", "--steps", "2", "--decoder-steps", "1"]
 TEXT = "a red circle\n\n  a green star\n"
@@ -289,3 +293,65 @@ def test_what_another_run_painted_meanwhile_is_not_painted_again(
     assert run(folder, source) == 0
     assert "2 pictures, 1 of them new" in capfd.readouterr().out
     assert (folder / "00001.png").read_bytes() == b"of the other run"
+
+
+def test_the_native_size_is_written_down(tiny: Path, tmp_path: Path) -> None:
+    words = [
+        "--prompts",
+        str(write(tmp_path, "p.txt", "a star")),
+        "--output",
+        str(tmp_path / "out"),
+    ]
+    quick = ["--steps", "1", "--decoder-steps", "1", "--device", "cpu", "--model", str(tiny)]
+    assert main([*words, *quick]) == 0
+    facts = about(tmp_path / "out" / "00000.png")
+    assert (facts["width"], facts["height"]) == (256, 256)
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        ("prompt, Seed \na star, 1\n", "utf-8"),
+        ("\ufeffprompt,seed\na star,1\n", "utf-16-be"),
+    ],
+)
+def test_headers_may_have_spaces_and_capitals_and_the_marks_of_utf_16(
+    tmp_path: Path, text: str, encoding: str
+) -> None:
+    (tmp_path / "p.csv").write_bytes(text.encode(encoding))
+    ((job,),) = read_jobs(tmp_path / "p.csv", Settings())
+    assert (job.prompt, job.settings.seed) == ("a star", 1)
+
+
+def test_a_quote_that_is_never_closed_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"p\.csv: unexpected end of data"):
+        read_jobs(write(tmp_path, "p.csv", 'prompt\n"a star\na ring\n'), Settings())
+
+
+def test_a_manifest_is_whole_or_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_manifest(tmp_path, "old\n")
+    plain = Path.write_text
+
+    def full(path: Path, text: str, **how: Any) -> int:
+        plain(path, text[:2], **how)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_manifest(tmp_path, "new\n")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [
+        ("manifest.jsonl", "old\n")
+    ]
+
+
+def test_a_file_of_prompts_is_painted_with_the_lora(tiny: Path, tmp_path: Path) -> None:
+    lora, source = tmp_path / "lora.safetensors", write(tmp_path, "p.txt", "a star\n")
+    save_file(random_pair("prior.blocks.2.attention.to_k"), lora)
+    quick = ["--model", str(tiny), "--device", "cpu"]
+    assert (
+        run(tmp_path / "a", source, *quick)
+        == run(tmp_path / "b", source, *quick, "--lora", f"{lora}:3")
+        == 0
+    )
+    pictures = [Image.open(tmp_path / name / "00000.png").tobytes() for name in "ab"]
+    assert pictures[0] != pictures[1]

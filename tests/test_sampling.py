@@ -232,3 +232,12 @@ def test_an_interval_holds_the_steps_at_its_ends_whatever_their_rounding() -> No
             denoise = within(i / steps, 0.0, inside, outside)
             guided_at = [bool(denoise(x, float(t))) for t in times[:-1]]
             assert guided_at == [steps - k <= i for k in range(steps)]
+
+
+def test_a_half_of_the_rescaling_is_half_way() -> None:
+    parts = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    plain, half, whole = (
+        guided(lambda x, t: parts, 5.0, rescale=share)(torch.zeros(2, 3, 8, 8), 1.0)
+        for share in (0.0, 0.5, 1.0)
+    )
+    torch.testing.assert_close(half, (plain + whole) / 2)

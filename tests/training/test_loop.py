@@ -12,6 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from wuerstchen.training.loop import PATIENCE, Plan, Run, finished, is_finished, train
+from wuerstchen.training.states import save_state
+from wuerstchen.training.vqgan import StageATask
+
+from .test_training import CPU, weights
 
 PLAN = Plan(steps=150, lr=1e-2, look_every=100, save_every=60, warm_up=1)
 
@@ -156,3 +160,60 @@ def test_the_bar_is_not_drawn_at_every_step(
 ) -> None:
     train(Doubling(), PLAN, tmp_path)
     assert 1 < capsys.readouterr().err.count("\r") < 15
+
+
+def test_averaged_weights_follow_at_a_distance(tmp_path: Path) -> None:
+    task = StageATask(CPU)
+    run, before = Run(task, Plan(steps=4, lr=1e-3, warm_up=1), tmp_path), weights(task)
+    run.advance(task.draw(np.random.default_rng(0), 0.0))
+    trained = [p.detach().clone() for p in run.parameters]
+    own = {id(p) for p in run.parameters}
+    start = [w for w, p in zip(before, task.networks.parameters(), strict=True) if id(p) in own]
+    for average, old, new in zip(
+        run.average, start, trained, strict=True
+    ):  # a decay of 2/11 at first
+        torch.testing.assert_close(average, torch.lerp(old, new, 9 / 11))
+
+
+def test_a_look_at_the_averaged_weights_leaves_the_trained_ones(tmp_path: Path) -> None:
+    task = StageATask(CPU)
+    run = Run(task, Plan(steps=4, lr=1e-3, warm_up=1), tmp_path)
+    run.advance(task.draw(np.random.default_rng(0), 0.0))
+    trained = weights(task)
+    with run.averaged():
+        assert not all(map(torch.equal, trained, weights(task)))
+    assert all(map(torch.equal, trained, weights(task)))
+
+
+def test_the_learning_rate_rises_and_falls_to_a_hundredth(tmp_path: Path) -> None:
+    run = Run(StageATask(CPU), Plan(steps=1000, lr=1e-3, warm_up=10), tmp_path)
+    rates = []
+    for run.step in (0, 9, 500, 999):
+        rates.append(run._schedule())
+    assert rates == pytest.approx([0.1, 1, 0.505, 0.01], abs=2e-3)
+
+
+def test_what_is_random_in_a_step_depends_on_its_number_alone(tmp_path: Path) -> None:
+    drawn: list[float] = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        run = Run(Doubling(before=lambda _: drawn.append(float(torch.rand(())))), PLAN, tmp_path)
+        run.advance(1.0)
+        run.advance(1.0)
+    assert drawn[:2] == drawn[2:]
+    assert drawn[0] != drawn[1]
+
+
+def test_a_state_is_whole_or_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+
+    save_state(tmp_path / "a.pt", {"step": 1})
+    before = (tmp_path / "a.pt").read_bytes()
+
+    def full(state: object, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError("no space left")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="no space left"):
+        save_state(tmp_path / "a.pt", {"step": 2})
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [before]

@@ -15,14 +15,18 @@ from wuerstchen.pipeline import Wuerstchen
 from wuerstchen.placement import Placement
 from wuerstchen.towers import load_text_tower
 from wuerstchen.training import __main__ as jobs, decoder, prior, text, vqgan
-from wuerstchen.training.data import SIZES
+from wuerstchen.training.data import SIZES, batch
 from wuerstchen.training.decoder import DecoderTask, StageBTask
 from wuerstchen.training.export import export, to_published_units
 from wuerstchen.training.loop import Plan, Run, Task, drawings, finished, train
+from wuerstchen.training.measure import measure
 from wuerstchen.training.mini import STAGE_B, STAGE_C
+from wuerstchen.training.noising import early_times
+from wuerstchen.training.previews import read_colours
 from wuerstchen.training.prior import PriorTask, Stock, kept_stock
-from wuerstchen.training.shapes import random_scene
-from wuerstchen.training.text import TextTask, random_spots
+from wuerstchen.training.samplers import against
+from wuerstchen.training.shapes import Scene, Thing, random_scene
+from wuerstchen.training.text import TextTask, answers, random_spots
 from wuerstchen.training.vqgan import StageATask
 
 CPU = torch.device("cpu")
@@ -213,3 +217,52 @@ def test_the_stock_is_made_once_for_a_compressor(
 def test_what_is_not_trained_yet_is_not_finished(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         finished(StageATask(CPU), tmp_path)
+
+
+def test_most_times_are_early() -> None:
+    times = early_times(10_000)
+    assert 0 <= float(times.min()) <= float(times.max()) <= 1
+    assert float(times.mean()) == pytest.approx(2 / 3, abs=0.02)
+
+
+def test_colours_that_are_linear_in_a_latent_are_read_off_it() -> None:
+    drawn = torch.Generator().manual_seed(0)
+    latents, factors = torch.randn(3, 4, 8, 6, generator=drawn), torch.randn(4, 3, generator=drawn)
+    bias = torch.tensor([0.1, -0.2, 0.3])
+    colours = (latents.movedim(1, -1) @ factors + bias).movedim(-1, 1)
+    found = read_colours(latents, colours.repeat_interleave(4, 2).repeat_interleave(4, 3))
+    torch.testing.assert_close(torch.tensor(found["factors"]), factors, atol=1e-4, rtol=0)
+    assert found["bias"] == pytest.approx(bias.tolist(), abs=1e-4)
+    assert found["explained"] == 1
+
+
+def test_a_case_that_is_right_less_often_loses() -> None:
+    usual = {"part": "stage_c", "settings": {}, "right": [1, 1, 1, 0], "shape": [1, 1, 1, 0]}
+    worse = usual | {"settings": {"steps": 4}, "right": [1, 0, 1, 0]}
+    assert against(worse, [usual, worse])["lost"] == 25
+
+
+def test_every_prompt_is_measured_with_a_seed_of_its_own() -> None:
+    model = Wuerstchen.load(device="cpu", progress=False)
+    *_, second = measure(model, prompts=2, size=(128, 128), seed=5)
+    (wanted,) = model.paint(second.prompt, width=128, height=128, seed=6)
+    assert np.array_equal(second.pixels, wanted)
+
+
+def test_a_window_shows_something_of_its_thing() -> None:
+    for seed in range(8):
+        windows = batch(np.random.default_rng(seed), 8, crop=64)
+        assert windows.pixels.shape == (8, 3, 64, 64)
+        assert windows.things.flatten(1).any(dim=1).all()
+
+
+def test_of_two_things_the_left_is_asked_for_first() -> None:
+    left, right = (
+        Thing(colour=c, shape="star", size="small", place=p)
+        for c, p in (("red", "left"), ("green", "right"))
+    )
+    told = answers(
+        [Scene(things=pair, background="blue") for pair in ((left, right), (right, left))]
+    )
+    assert told["colour1"].tolist() == [0, 0]
+    assert told["place2"].tolist() == [1, 1]
