@@ -236,7 +236,8 @@ class Model(comfy.model_base.BaseModel):
         key = tuple((part.source, part.batch, part.area) for part in parts)
         if key in self.run:
             return self.run[key]
-        lasts = not (self.current_patcher.current_hooks or torch.is_grad_enabled())
+        hooks = getattr(self.current_patcher, "current_hooks", None)
+        lasts = not (hooks or torch.is_grad_enabled())
         (keep_packed if lasts else drop_packed)(self.diffusion_model)
         first = parts[0]
         text = torch.cat([part.repeated(part.cond) for part in parts]).to(device)
