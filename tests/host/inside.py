@@ -492,8 +492,86 @@ def controlled() -> dict[str, Any]:
     return found
 
 
+def kept() -> dict[str, Any]:
+    """Return what models keep after a run, and after one where weights are trained, not done yet."""
+    import torch
+
+    chain = NodeChain()
+    chain.run()
+    models = (chain.prior.model, chain.decoder.model)
+    (text,) = chain.call("TextEncode", chain.clip, "a star")
+    given = {"noise": torch.zeros(1, 16, 6, 6), "device": torch.device("cpu")}
+    model = models[0]
+    cond = model.extra_conds(**given, cross_attn=text[0][0])["constants"]
+    model.current_patcher = chain.prior
+    after = [len(one.run) for one in models]
+    for parameter in model.diffusion_model.parameters():
+        parameter.requires_grad_(False)
+    with torch.inference_mode(False), torch.enable_grad():
+        model.constants([cond], torch.device("cpu"))
+    layers = [layer for one in models for layer in one.diffusion_model.modules()]
+    return {
+        "runs": after,
+        "trained": len(model.run),
+        "packed": sum(hasattr(layer, "packed") for layer in layers),
+    }
+
+
+def last_seed() -> dict[str, Any]:
+    """Return how far the second latent of the last seed is from the first of seed 0."""
+    chain = NodeChain()
+    (positive,), (negative,) = (
+        chain.call("TextEncode", chain.clip, text) for text in ("a star", "")
+    )
+
+    def sampled(seed: int, batch: int) -> Any:
+        (empty,) = chain.call("EmptyLatent", 256, 256, batch)
+        how = (positive, negative, empty, seed, 2, 4.0, "uniform", 1.0)
+        return chain.call("StageCSampler", chain.prior, *how)[0]["samples"]
+
+    alone = sampled(0, 1)
+    return {"apart": float((sampled(2**64 - 1, 2)[1:] - alone).abs().max() / alone.abs().max())}
+
+
+def not_finite() -> dict[str, Any]:
+    """Return what is said of a latent that is no number."""
+    chain = NodeChain()
+    chain.prior.model.diffusion_model.projection.bias.data[0] = float("nan")
+    try:
+        chain.run()
+    except ValueError as error:
+        return {"said": str(error)}
+    return {"said": ""}
+
+
+def masks() -> dict[str, Any]:
+    """Return how far masks of a batch are from those of its pictures alone, and what a path keeps."""
+    import torch
+
+    chain, drawn = NodeChain(), torch.Generator().manual_seed(0)
+    image, mask = torch.rand(2, 256, 256, 3, generator=drawn), torch.zeros(2, 256, 256)
+    mask[0, :, :128], mask[1, :128] = 1, 1
+    encode = partial(chain.call, "StageCEncode")
+    ((both,), *alone) = (
+        encode(image[rows], chain.compressor, mask[rows])
+        for rows in (slice(2), slice(1), slice(1, 2))
+    )
+    ends = [one for (one,) in alone]
+    (path,) = chain.call("InterpolateLatents", *ends, 3)
+    apart = both["noise_mask"] - torch.cat([one["noise_mask"] for one in ends])
+    return {
+        "apart": float(apart.abs().max()),
+        "differ": bool((both["noise_mask"][0] != both["noise_mask"][1]).any()),
+        "path": sorted({"samples", "noise_mask"} & set(path)),
+    }
+
+
 CHECKS: dict[str, Callable[[], dict[str, Any]]] = {
     "importing": importing,
+    "kept": kept,
+    "masks": masks,
+    "last_seed": last_seed,
+    "not_finite": not_finite,
     "half_loaded": half_loaded,
     "merged_in_part": merged_in_part,
     "lazy": lazy,

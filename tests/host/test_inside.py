@@ -130,3 +130,19 @@ def test_a_step_takes_as_long_as_in_the_package(check: Any) -> None:
 def slowest_share(seconds: dict[str, float]) -> float:
     """Return how many times as long as the package's step the slower of the host's takes."""
     return max(seconds["ours"], seconds["ksampler"]) / seconds["package"]
+
+
+def test_after_a_run_nothing_is_kept_of_it(check: Any) -> None:
+    assert check("kept") == {"runs": [0, 0], "trained": 0, "packed": 0}
+
+
+def test_behind_the_last_seed_comes_the_first(check: Any) -> None:
+    assert check("last_seed")["apart"] < 1e-4
+
+
+def test_a_latent_that_is_no_number_is_told_and_not_painted(check: Any) -> None:
+    assert "the latent must be of finite numbers" in check("not_finite")["said"]
+
+
+def test_each_picture_of_a_batch_has_its_own_mask_and_a_path_has_none(check: Any) -> None:
+    assert check("masks") == {"apart": 0, "differ": True, "path": ["samples"]}

@@ -103,6 +103,23 @@ def test_both_strengths_count_alone_and_zero_is_the_plain_picture(
     assert min(apart(model, plain), apart(clip, plain), apart(model, clip)) > 0.01
 
 
+@pytest.mark.parametrize("part", ["prior", "text"])
+def test_each_strength_is_that_of_its_own_network(host: Host, quick: Any, part: str) -> None:
+    name, (rows, columns) = list(LAYERS.items())[{"prior": 0, "text": 2}[part]]
+    sizes = {"lora_up.weight": (rows, RANK), "lora_down.weight": (RANK, columns)}
+    lora = keep(
+        host, f"{part}.safetensors", {f"{name}.{end}": torch.randn(s) for end, s in sizes.items()}
+    )
+    (plain,) = latents(host, quick, [STAGE_C, 0])
+    found = []
+    for strengths in ((1.0, 0.0), (0.0, 1.0)):
+        use(quick, with_lora(quick, lora, *strengths))
+        found += latents(host, quick, [STAGE_C, 0])
+    changed, same = found if part == "prior" else reversed(found)
+    assert apart(same, plain) == 0
+    assert apart(changed, plain) > 0.01
+
+
 def test_a_second_lora_is_added_to_the_first(host: Host, quick: Any, lora: str) -> None:
     first = with_lora(quick, lora, 0.3, 0.3)
     wires = {"model": first, "clip": output(first, 1), "strength_model": 0.4, "strength_clip": 0.4}

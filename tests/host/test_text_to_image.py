@@ -88,3 +88,19 @@ def test_after_a_refusal_the_next_graph_runs(host: Host, graph: Any) -> None:
     put(graph, STAGE_A, latent=[STAGE_B, 0])
     save_picture(graph, [STAGE_A, 0])
     assert host.run(graph).message == ""
+
+
+def test_a_textual_inversion_is_read(host: Host, graph: Any) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    from .graphs import again, apart, latents
+
+    folder = host.base / "models" / "embeddings"
+    folder.mkdir(parents=True, exist_ok=True)
+    vectors = torch.randn(2, 128, generator=torch.Generator().manual_seed(0))
+    save_file({"clip_g": vectors}, folder / "own-word.safetensors")
+    put(graph, STAGE_C, times="uniform", steps=2)
+    texts = [again(graph, POSITIVE, text=text) for text in ("embedding:own-word", "")]
+    word, empty = latents(host, graph, *(again(graph, STAGE_C, positive=text) for text in texts))
+    assert apart(word, empty) > 0.01

@@ -122,6 +122,7 @@ def test_an_axis_has_two_marks_for_any_figures() -> None:
     for found in ([0.004, 0.009], [0.01], [1.0], [0.004, 7.0], [3.0, 900.0]):
         axis = marks(found, "spread")
         assert all(0 <= share(value, axis, False) <= 1 for value in found)
+    assert len(marks([1.0, 1.0], "everything")) == 2
 
 
 def test_what_a_case_loses_is_paired_with_the_default() -> None:

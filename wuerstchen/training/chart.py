@@ -128,7 +128,8 @@ def titles(part: str, name: str, scale: Row) -> tuple[str, str, str, bool]:
 def marks(found: Sequence[float], name: str) -> Sequence[float]:
     """Return two marks or more of an axis that holds all figures, except for the very worst."""
     if name == ADHERENCE:
-        return [share / 20 for share in range(max(math.floor(20 * min(found)), LEAST), 21)]
+        least = min(max(math.floor(20 * min(found)), LEAST), 19)
+        return [share / 20 for share in range(least, 21)]
     unit = 1.0 if min(found) >= 1 else 0.01
     most = min(mark for mark in MARKS[1:] if mark * unit >= max(found) or mark == MARKS[-1])
     return [mark * unit for mark in MARKS if mark <= most]
