@@ -213,3 +213,13 @@ def test_a_mask_is_scaled_and_cropped_as_its_picture() -> None:
     grey = Image.effect_noise((300, 200), 80)
     canvas = canvas_for(Settings(image=grey, mask=grey, width=128, height=128))
     assert torch.equal(canvas.pixels[:, :1], canvas.mask)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV"])
+def test_pictures_and_masks_of_every_mode_are_read(mode: str) -> None:
+    noise = Image.effect_noise((128, 128), 50)
+    image = (noise if mode == "LA" else noise.convert("RGB")).convert(mode)
+    canvas = canvas_for(Settings(image=image, mask=image))
+    assert canvas.pixels.shape == (1, 3, 128, 128)
+    assert canvas.mask.shape == (1, 1, 128, 128)
+    assert 0 <= canvas.mask.min() < 0.5 < canvas.mask.max() <= 1

@@ -3,12 +3,13 @@
 import json
 import os
 import re
-import resource
+import shutil
 import signal
 import tarfile
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -578,6 +579,7 @@ def test_bad_targets_of_a_conversion_are_refused(tmp_path: Path) -> None:
 
 
 def test_full_disk_leaves_nothing_behind_and_the_old_file_as_it_was(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource", reason="no limits on files here")
     source, out = prior_file(tmp_path), tmp_path / "out.safetensors"
     out.write_bytes(b"old")
     limits, handler = (
@@ -668,3 +670,16 @@ def test_broken_text_towers_are_refused(tmp_path: Path) -> None:
     config.write_text("{}")
     (folder / "text_encoder" / "model.safetensors").write_bytes(b"1234567890")
     assert "damaged" in message(load_text_tower, folder, PLACEMENT)
+
+
+def test_a_tokenizer_runs_no_code(tmp_path: Path, tiny: Path) -> None:
+    folder, exploded = tmp_path / "tokenizer", tmp_path / "exploded"
+    shutil.copytree(tiny / "wuerstchen" / "tokenizer", folder)
+    lines = ("import os", f"os.mkdir({str(exploded)!r})", "from transformers import CLIPTokenizer")
+    (folder / "own.py").write_text("\n".join([*lines, "class Own(CLIPTokenizer): pass"]))
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    own = {"auto_map": {"AutoTokenizer": ["own.Own", "own.Own"]}, "tokenizer_class": "Own"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | own))
+    with suppress(CheckpointError):
+        load_tokenizer(folder, 10**6)
+    assert not exploded.exists()

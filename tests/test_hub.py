@@ -25,8 +25,16 @@ def etag(address: str) -> str:
 class Handler(SimpleHTTPRequestHandler):
     """Answers from a folder whose paths are the Hub's addresses."""
 
+    unknown = False
+
+    def send_error(self, *what: Any) -> None:
+        self.unknown = True
+        super().send_error(*what)
+
     def end_headers(self) -> None:
         self.send_header("X-Repo-Commit", COMMIT)
+        if self.unknown:
+            self.send_header("X-Error-Code", "RepoNotFound")
         self.send_header("ETag", f'"{etag(self.path)}"')
         super().end_headers()
 
@@ -122,6 +130,24 @@ def test_of_weights_in_several_formats_the_best_alone_are_fetched(tmp_path: Path
     for name, files in held.items():
         cached = tmp_path / "home" / "hub" / f"models--owner--{name}" / "snapshots" / COMMIT
         assert {path.name for path in cached.iterdir()} == {"config.json", files[0]}
+
+
+ABSENT = """
+from wuerstchen import CheckpointError, load_network
+from wuerstchen.placement import Placement
+
+try:
+    load_network("owner/absent", "stage_c", Placement())
+except CheckpointError as error:
+    print(error)
+"""
+
+
+def test_a_name_that_the_hub_does_not_know_is_spelled_wrong(tmp_path: Path) -> None:
+    (tmp_path / "root").mkdir()
+    (line,) = asked(tmp_path / "root", ABSENT, tmp_path / "home")
+    assert line.startswith("owner/absent: ")
+    assert line.endswith("found neither (or a private one); check the spelling")
 
 
 OFFLINE = """

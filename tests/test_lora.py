@@ -15,7 +15,7 @@ from wuerstchen import CheckpointError, Settings, Wuerstchen, generators
 from wuerstchen.checkpoints import load_network
 from wuerstchen.lora import Loras
 from wuerstchen.lora_files import load_lora, matcher
-from wuerstchen.lora_names import PRIOR, TEXT, Target
+from wuerstchen.lora_names import PRIOR, TEXT, Target, bare
 from wuerstchen.notation import parse_lora
 from wuerstchen.placement import Placement, place
 from wuerstchen.stage_c import StageC, StageCConfig
@@ -854,3 +854,10 @@ def test_a_pattern_is_whole_names(loras: Any, tmp_path: Path, pattern: str) -> N
     header = {"lora_adapter_metadata": json.dumps({"lora_alpha": 2, "alpha_pattern": {pattern: 6}})}
     path = written(tmp_path / "lora.safetensors", named(draw(loras, [target]), peft), header)
     assert load_lora(path, loras.networks[PRIOR]).updates[target].scale == 1
+
+
+@pytest.mark.parametrize(
+    "start", ["model.diffusion_model.", "module.", "base_model.model.module.prior."]
+)
+def test_what_stands_before_a_layer_is_taken_off(start: str) -> None:
+    assert bare(f"{start}blocks.2.attention.to_q") == "blocks.2.attention.to_q"

@@ -415,7 +415,7 @@ def test_two_dashes_paint_the_word_info(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main([*QUICK, "--model", str(tiny), "--", "info"]) == 0
+    assert main([*QUICK, "--model", str(tiny), "--device", "cpu", "--", "info"]) == 0
     assert about(tmp_path / "wuerstchen-output" / "00000.png")["prompt"] == "info"
 
 
@@ -623,7 +623,7 @@ def test_a_picture_is_painted_over_and_says_so(tmp_path: Path) -> None:
     facts = about(Path(new))
     assert (facts["image"], facts["mask"], facts["outpaint"]) == (image, mask, [8, 0, 0, 0])
     again = str(tmp_path / "c.png")
-    assert main(["--from", new, "--output", again]) == 0
+    assert main(["--from", new, "--device", "cpu", "--output", again]) == 0
     assert Path(again).read_bytes() == Path(new).read_bytes()
 
 
@@ -901,3 +901,18 @@ def test_a_path_needs_a_folder(paint: Any, tmp_path: Path, capfd: Any) -> None:
 def test_a_name_in_capitals_is_one_picture_too(paint: Any, tmp_path: Path) -> None:
     assert paint(PROMPT, "--output", "A.PNG") == 0
     assert (tmp_path / "A.PNG").is_file()
+
+
+def test_a_path_takes_as_many_prompts_as_images(
+    paint: Callable[..., int], tmp_path: Path, capfd: Capture
+) -> None:
+    Image.new("RGB", (128, 128)).save(tmp_path / "a.png")
+    words = [PROMPT, OTHER, "--interpolate", 3, *["--image", "a.png"] * 3]
+    line = refused(lambda: paint(*words), tmp_path, capfd)
+    assert "needs as many prompts as images, or one, got 2 prompts and 3 images" in line
+
+
+def test_the_sheet_of_a_path_is_a_row(paint: Callable[..., int], tmp_path: Path) -> None:
+    assert paint(PROMPT, OTHER, "--interpolate", 3, "--grid", "--output", "path") == 0
+    with Image.open(tmp_path / "path" / "00000-00002-grid.png") as sheet:
+        assert sheet.size == (3 * 128, 128)

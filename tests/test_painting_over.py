@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from wuerstchen import CheckpointError, Settings, Wuerstchen, generators, interpolate, to_images
 from wuerstchen.canvas import to_pixels
@@ -215,3 +216,32 @@ def test_what_is_left_noisy_is_noisy_outside_the_mask_too(model: Wuerstchen) -> 
     text = model.encode_text([CIRCLE]).prior
     noisy = model.sample_semantic(text, generators([1]), steps=3, latent=latent, mask=mask, end=0.5)
     assert 0.4 < float((noisy - latent).std() / latent.std()) < 1.2
+
+
+def test_pictures_on_canvases_of_one_size_keep_their_own(model: Wuerstchen) -> None:
+    image = Image.effect_noise((140, 128), 50).convert("RGB")
+    over = Settings(image=image, steps=2, decoder_steps=1)
+    each = [replace(over, outpaint=(0, 0, side, 0)) for side in (8, 16)]
+    assert [one.size for one in model.paint(CIRCLE, each)] == [(148, 128), (156, 128)]
+
+
+def test_a_picture_is_read_in_half_precision(circle: Image.Image) -> None:
+    half = Wuerstchen.load(device="cpu", dtype="bf16", progress=False)
+    (again,) = half.paint(CIRCLE, OVER, image=circle, strength=0.0)
+    assert abs(levels(again) - levels(circle)).mean() < 15
+
+
+@pytest.mark.parametrize(("latents", "masks"), [(2, 2), (1, 2), (2, 1)])
+def test_latents_and_masks_are_one_for_all_or_one_for_each(
+    model: Wuerstchen, latents: int, masks: int
+) -> None:
+    text, drawn = model.encode_text([CIRCLE]).prior, torch.Generator().manual_seed(0)
+    known = 42 * torch.randn(latents, 16, 3, 3, generator=drawn) - 1
+    open_cells = torch.eye(3)[:masks, None, None, :].expand(-1, -1, 3, -1)
+
+    def over(seeds: list[int], latent: Tensor, mask: Tensor) -> Tensor:
+        return model.sample_semantic(text, generators(seeds), steps=2, latent=latent, mask=mask)
+
+    pairs = zip(known.expand(2, -1, -1, -1), open_cells.expand(2, -1, -1, -1), strict=True)
+    alone = [over([3 + i], *(one[None] for one in pair)) for i, pair in enumerate(pairs)]
+    torch.testing.assert_close(over([3, 4], known, open_cells), torch.cat(alone), atol=1e-3, rtol=0)

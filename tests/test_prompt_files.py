@@ -23,7 +23,10 @@ from wuerstchen.prompt_files import read_jobs, write_manifest
 from .test_lora import random_pair
 from .test_main import about
 
-QUICK = ["--width", "128", "--height", "128", "--steps", "2", "--decoder-steps", "1"]
+QUICK = [
+    *("--width", "128", "--height", "128", "--steps", "2", "--decoder-steps", "1"),
+    *("--device", "cpu"),
+]
 TEXT = "a red circle\n\n  a green star\n"
 CSV = 'prompt,seed,negative,batch\n"a red circle, large",7,,2\na green star,,blue,\n'
 JSON = '{"prompt": "a red circle", "seed": 7, "outpaint": [0, 0, 0, 0]}\n"a green star"\n'

@@ -1,14 +1,18 @@
 """The jobs of the training's command line: they start alike, make nothing twice, and refuse in time."""
 
+import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 
 from wuerstchen.pipeline import Wuerstchen
-from wuerstchen.training import __main__ as jobs, vqgan
+from wuerstchen.settings import Settings
+from wuerstchen.training import __main__ as jobs, samplers, vqgan
 from wuerstchen.training.__main__ import main
+from wuerstchen.training.cases import PARTS
 from wuerstchen.training.loop import Plan
 
 CPU = torch.device("cpu")
@@ -77,3 +81,45 @@ def test_what_cannot_be_done_is_refused_before_anything_is_loaded(
         status = ended.code  # type: ignore[assignment]
     assert status == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmallScale(samplers.Scale):
+    references_c: tuple[int, int] = (2, 3)
+    references_b: tuple[int, int] = (1, 2)
+
+
+FEW = {
+    "stage_c": [Settings(), Settings(sampler="ddim", steps=1)],
+    "stage_b": [Settings(decoder_steps=2), Settings(decoder_sampler="ddim", decoder_steps=1)],
+    "presets": PARTS["presets"],
+}
+
+
+@pytest.mark.parametrize(
+    ("words", "told", "made"),
+    [
+        ("measure --prompts 1 --width 128 --height 128 --sheet a.png", "everything", "a.png"),
+        ("previews --prompts 2 --out a.json", "Stage C 128", "a.json"),
+        ("precision --prompts 2", "int8, bf16", None),
+        ("samplers --prompts 2 --checked 2 --out table", "balanced", "table/samplers.png"),
+    ],
+)
+def test_every_job_says_what_it_found(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: str,
+    told: str,
+    made: str | None,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for room in (jobs, samplers):
+        monkeypatch.setattr(room, "PARTS", FEW)
+    monkeypatch.setattr(jobs, "Scale", SmallScale)
+    (tmp_path / "a.json").write_text('{"Stage C 1280": {}}')
+    monkeypatch.setattr(sys, "argv", ["training", *words.split(), "--device", "cpu"])
+    assert main() == 0
+    assert told in capsys.readouterr().out
+    assert made is None or (tmp_path / made).stat().st_size > 30
+    assert "Stage C 1280" in json.loads((tmp_path / "a.json").read_text())

@@ -2,6 +2,7 @@
 
 import json
 import math
+import signal
 from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from wuerstchen.training.interrupts import stop_on_signal
 from wuerstchen.training.loop import PATIENCE, Plan, Run, finished, is_finished, train
 from wuerstchen.training.states import save_state
 from wuerstchen.training.vqgan import StageATask
@@ -217,3 +219,11 @@ def test_a_state_is_whole_or_as_it_was(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(OSError, match="no space left"):
         save_state(tmp_path / "a.pt", {"step": 2})
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [before]
+
+
+def test_after_a_run_an_interrupt_is_as_before() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with stop_on_signal() as caught:
+        signal.raise_signal(signal.SIGINT)
+    assert caught == [signal.SIGINT]
+    assert signal.getsignal(signal.SIGINT) is before

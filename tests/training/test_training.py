@@ -15,7 +15,7 @@ from wuerstchen.pipeline import Wuerstchen
 from wuerstchen.placement import Placement
 from wuerstchen.towers import load_text_tower
 from wuerstchen.training import __main__ as jobs, decoder, prior, text, vqgan
-from wuerstchen.training.data import SIZES, batch
+from wuerstchen.training.data import SIZES, batch, captions, edge_weights
 from wuerstchen.training.decoder import DecoderTask, StageBTask
 from wuerstchen.training.export import export, to_published_units
 from wuerstchen.training.loop import Plan, Run, Task, drawings, finished, train
@@ -266,3 +266,20 @@ def test_of_two_things_the_left_is_asked_for_first() -> None:
     )
     assert told["colour1"].tolist() == [0, 0]
     assert told["place2"].tolist() == [1, 1]
+
+
+def test_some_captions_are_dropped_for_guidance() -> None:
+    rng = np.random.default_rng(0)
+    scenes = [random_scene(rng) for _ in range(1000)]
+    dropped = captions(scenes, rng, dropped=0.15).count("")
+    assert dropped == pytest.approx(150, abs=40)
+    assert all(captions(scenes, rng))
+
+
+def test_outlines_weigh_most_and_plain_ground_one() -> None:
+    things = torch.zeros(1, 1, 32, 32)
+    things[..., 8:24, 8:24] = 1
+    found = edge_weights(things, 4)[0, 0]
+    assert found[0, 0] == 1  # ground
+    assert found[3, 3] == 2  # inside
+    assert min(found[1, 3], found[2, 3]) >= 5  # on either side of the outline
