@@ -2,20 +2,16 @@
 
 As on a GPU, an operation takes tensors of one device (but for indices and numbers without dimensions),
 and only a copy that someone asks for crosses over; copies and readings are counted. What shows on a
-GPU alone is not here: its kernels, their order, memory and speed.
+GPU alone is not here: its kernels, their order, memory and speed. As on Apple's there is no float64.
 """
 
 from functools import partial
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor
 from torch.utils import backend_registration
 from torch.utils._pytree import tree_leaves, tree_map
-
-if not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"):
-    pytest.skip("this version of PyTorch knows no devices in Python", allow_module_level=True)
 
 
 class Module(backend_registration._DummyBackendModule):
@@ -25,6 +21,7 @@ class Module(backend_registration._DummyBackendModule):
         return [torch.bfloat16]
 
 
+# an AttributeError where PyTorch is older and knows no devices in Python
 backend_registration._setup_privateuseone_for_python_backend(backend_module=Module())
 CPU = torch.device("cpu")
 DEVICE = torch.device("privateuseone", 0)  # the name that PyTorch keeps free
@@ -39,6 +36,8 @@ class Afar(Tensor):
 
     @staticmethod
     def __new__(cls, numbers: Tensor) -> "Afar":
+        if numbers.dtype == torch.float64:
+            raise TypeError(f"{DEVICE} has no numbers of 64 bits, as Apple's GPUs")
         sides = {"strides": numbers.stride(), "storage_offset": numbers.storage_offset()}
         made: Afar = Tensor._make_wrapper_subclass(
             cls, numbers.size(), dtype=numbers.dtype, device=DEVICE, **sides

@@ -21,7 +21,10 @@ from wuerstchen.training.shapes import random_scene
 from wuerstchen.training.text import TextTask
 from wuerstchen.training.vqgan import StageATask
 
-from .another_device import CPU, CROSSINGS, DEVICE
+try:
+    from .another_device import CPU, CROSSINGS, DEVICE
+except AttributeError:
+    pytest.skip("this version of PyTorch knows no devices in Python", allow_module_level=True)
 
 SHORT: dict[str, Any] = {"width": 256, "height": 256, "steps": 3, "decoder_steps": 2}
 PICTURE, MASK = Image.linear_gradient("L").convert("RGB"), Image.new("L", (256, 256))

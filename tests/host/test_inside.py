@@ -14,9 +14,9 @@ pytestmark = pytest.mark.host
 
 @pytest.fixture(scope="module")
 def check(checkout: Path) -> Any:
-    """What runs a check of `inside.py` and returns what it found."""
+    """What runs a check of the folder `inside` and returns what it found."""
     python = os.environ.get("COMFYUI_PYTHON", sys.executable)
-    program = str(Path(__file__).with_name("inside.py"))
+    program = str(Path(__file__).with_name("inside"))
 
     def found(name: str) -> dict[str, Any]:
         command = [python, program, str(checkout), name]
@@ -29,27 +29,27 @@ def check(checkout: Path) -> Any:
 
 
 def test_the_nodes_cost_a_tenth_of_a_second_and_import_no_model_library(check: Any) -> None:
-    found = check("importing")
+    found = check("starting.importing")
     assert found["nodes"] == 18
     assert found["seconds"] < 0.1
     assert found["new"] == []
 
 
 def test_with_memory_for_half_of_every_network_nothing_changes(check: Any) -> None:
-    found = check("half_loaded")
+    found = check("memory.half_loaded")
     assert found["loads"] >= 5
     assert found["largest share"] <= 0.5
     assert found["differences"] == {"fp32": 0.0, "bf16": 0.0, "fp16": 0.0}
 
 
 def test_a_merge_with_memory_for_half_of_it_is_the_same(check: Any) -> None:
-    found = check("merged_in_part")
+    found = check("memory.merged_in_part")
     assert found["merge"] > 0.01
     assert found["half of it"] == found["afterwards"] == 0
 
 
 def test_layers_that_get_their_weights_late_give_the_same(check: Any) -> None:
-    found = check("lazy")
+    found = check("memory.lazy")
     if not found["known"]:
         pytest.skip("this version of the host has no such layers")
     assert found["empty"]
@@ -57,7 +57,7 @@ def test_layers_that_get_their_weights_late_give_the_same(check: Any) -> None:
 
 
 def test_a_copy_with_weights_of_its_own_gives_the_same(check: Any) -> None:
-    found = check("copied")
+    found = check("memory.copied")
     if not found["known"]:
         pytest.skip("this version of the host makes no such copies")
     assert found["apart"]
@@ -65,14 +65,14 @@ def test_a_copy_with_weights_of_its_own_gives_the_same(check: Any) -> None:
 
 
 def test_weights_that_the_host_lends_are_given_back(check: Any) -> None:
-    found = check("lent")
+    found = check("memory.lent")
     if not found["lent"]:
         pytest.skip("this version of the host lends none")
     assert found["returned"] == found["lent"]
 
 
 def test_an_area_beside_the_grid_is_continued_as_in_a_mirror(check: Any) -> None:
-    found = check("frames")
+    found = check("pictures.frames")
     assert found["grid"] == [8, 24, 16, 16]
     assert found["frame"] == [0, 5, 5, 0]
     assert found["seen"] == [1, 2, 8, 24]
@@ -86,44 +86,55 @@ def test_an_area_beside_the_grid_is_continued_as_in_a_mirror(check: Any) -> None
 
 def test_a_controlnet_is_refused_in_words(check: Any) -> None:
     words = "takes no ControlNet; remove it before the sampler"
-    assert check("controlled") == {"HostedC": f"Stage C {words}", "HostedB": f"Stage B {words}"}
+    assert check("sampling.controlled") == {
+        "HostedC": f"Stage C {words}",
+        "HostedB": f"Stage B {words}",
+    }
 
 
 def test_pixels_outside_a_mask_are_the_originals_to_the_last_bit(check: Any) -> None:
-    found = check("kept_pixels")
+    found = check("pictures.kept_pixels")
     assert found["outside"] == found["middle"] == found["hard inside"] == 0
     assert found["edge that is neither"] == found["edge"]
 
 
+def test_on_another_device_the_nodes_give_the_same(check: Any) -> None:
+    found = check("memory.another_device")
+    if not found["known"]:
+        pytest.skip("this version of PyTorch knows no devices in Python")
+    assert found["difference"] < 1e-3
+    assert min(found["up"], found["down"]) > 0
+
+
 def test_windows_of_stage_b_need_the_memory_of_a_window(check: Any) -> None:
-    found = check("room_for_windows")
+    found = check("memory.room_for_windows")
     assert found["calls"] == 2
     assert found["windows"] == pytest.approx(found["whole"] / 4, rel=0.01)
 
 
 def test_out_of_memory_stage_a_decodes_in_tiles_by_itself(check: Any) -> None:
-    found = check("out_of_memory")
+    found = check("memory.out_of_memory")
     assert found["tiles"] > 1
     assert found["largest"] < 0.02
 
 
 def test_the_package_samples_as_the_host_does(check: Any) -> None:
-    found = check("samplers")
+    found = check("sampling.samplers")
     assert len(found) == 7
     assert max(found.values()) < 1e-4
 
 
 def test_weighted_and_long_prompts_are_read_as_the_host_reads_them(check: Any) -> None:
-    found = check("weighting")
+    found = check("pictures.weighting")
     assert len(found) == 10
     assert all(same and apart < 5e-6 for same, apart in found.values())
 
 
 def test_a_step_takes_as_long_as_in_the_package(check: Any) -> None:
     """On a busy machine a measurement may miss by more; three do not."""
-    found = [slowest_share(check("speed"))]
+    found = [slowest_share(check("sampling.speed"))]
     while found[-1] >= 1.05 and len(found) < 3:
-        found.append(slowest_share(check("speed")))
+        found.append(slowest_share(check("sampling.speed")))
     assert found[-1] < 1.05, found
 
 
@@ -133,16 +144,16 @@ def slowest_share(seconds: dict[str, float]) -> float:
 
 
 def test_after_a_run_nothing_is_kept_of_it(check: Any) -> None:
-    assert check("kept") == {"runs": [0, 0], "trained": 0, "packed": 0}
+    assert check("memory.kept") == {"runs": [0, 0], "trained": 0, "packed": 0}
 
 
 def test_behind_the_last_seed_comes_the_first(check: Any) -> None:
-    assert check("last_seed")["apart"] < 1e-4
+    assert check("sampling.last_seed")["apart"] < 1e-4
 
 
 def test_a_latent_that_is_no_number_is_told_and_not_painted(check: Any) -> None:
-    assert "the latent must be of finite numbers" in check("not_finite")["said"]
+    assert "the latent must be of finite numbers" in check("sampling.not_finite")["said"]
 
 
 def test_each_picture_of_a_batch_has_its_own_mask_and_a_path_has_none(check: Any) -> None:
-    assert check("masks") == {"apart": 0, "differ": True, "path": ["samples"]}
+    assert check("pictures.masks") == {"apart": 0, "differ": True, "path": ["samples"]}
