@@ -11,8 +11,10 @@ from torch import Tensor
 
 from wuerstchen.__main__ import main
 from wuerstchen.blending import mean
-from wuerstchen.checkpoints import KINDS, CheckpointError, convert, describe, load_network
+from wuerstchen.checkpoints import KINDS, CheckpointError, load_network
+from wuerstchen.converting import convert
 from wuerstchen.files import METADATA_CONFIG
+from wuerstchen.info import describe
 from wuerstchen.notation import parse_blend
 from wuerstchen.placement import Placement
 

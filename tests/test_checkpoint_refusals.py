@@ -19,15 +19,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from wuerstchen.checkpoints import (
-    KINDS,
-    CheckpointError,
-    convert,
-    describe,
-    load_network,
-    recognise,
-)
+from wuerstchen.checkpoints import KINDS, CheckpointError, load_network, recognise
 from wuerstchen.configs import blocks, level_layouts
+from wuerstchen.converting import convert
+from wuerstchen.info import describe
 from wuerstchen.placement import Placement
 from wuerstchen.recognise import OTHER_MODELS
 from wuerstchen.sources import native_size

@@ -19,16 +19,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from wuerstchen import Wuerstchen
-from wuerstchen.checkpoints import (
-    KINDS,
-    convert,
-    describe,
-    load_network,
-    recognise,
-)
+from wuerstchen.checkpoints import KINDS, load_network, recognise
 from wuerstchen.compressor import CompressorConfig, Stage
 from wuerstchen.configs import config_from_entries
+from wuerstchen.converting import convert
 from wuerstchen.files import METADATA_CONFIG
+from wuerstchen.info import describe
 from wuerstchen.placement import Placement
 from wuerstchen.recognise import PREFIXES, Recognised
 from wuerstchen.stage_a import StageAConfig

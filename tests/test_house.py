@@ -14,10 +14,13 @@ HOUSE = Path(wuerstchen.__file__).parent
 FILES = sorted(HOUSE.rglob("*.py"))
 
 FLOORS = {
-    "__main__": 10,
-    "training": 10,
-    "painting": 9,
-    "pipeline": 8,
+    "__main__": 11,
+    "training": 11,
+    "painting": 10,
+    "pipeline": 9,
+    "orders": 8,
+    "converting": 7,
+    "info": 7,
     "stages": 7,
     "towers": 7,
     "checkpoints": 6,

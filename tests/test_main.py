@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from wuerstchen import Settings, Wuerstchen, __version__, painting
 from wuerstchen.__main__ import main
-from wuerstchen.checkpoints import describe
+from wuerstchen.info import describe
 from wuerstchen.options import parse
 from wuerstchen.pictures import SOURCES, numbered, put_new, save
 from wuerstchen.settings import PRESETS

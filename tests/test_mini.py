@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from wuerstchen import Settings, Wuerstchen
-from wuerstchen.checkpoints import describe, load_network
+from wuerstchen.checkpoints import load_network
 from wuerstchen.compressor import prepare_pixels
+from wuerstchen.info import describe
 from wuerstchen.placement import Placement
 from wuerstchen.sampling import generators, published_times
 from wuerstchen.sources import MINI

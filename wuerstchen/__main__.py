@@ -68,7 +68,7 @@ def show_info(words: list[str]) -> None:
     parser = Parser(prog="wuerstchen info", description="Show which networks a checkpoint holds.")
     add_source(parser, "the Hub name of a model that was downloaded before")
     args = parser.parse_args(words[1:])
-    from .checkpoints import describe
+    from .info import describe
 
     for description in describe(args.source):
         values = {name: in_words(value) for name, value in asdict(description).items() if value}
@@ -94,7 +94,7 @@ def convert_source(words: list[str]) -> None:
     parser.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), help="default: as it is")
     parser.add_argument("--kind", choices=kinds, help="which network, where SOURCE holds several")
     args = parser.parse_args(words[1:])
-    from .checkpoints import convert
+    from .converting import convert
     from .placement import DTYPES
 
     convert(args.source, args.out, args.dtype and DTYPES[args.dtype], args.kind)

@@ -25,10 +25,8 @@ from .files import (
     CheckpointError,
     Weights,
     first_line,
-    listing,
     parsed,
     read,
-    resolve,
 )
 from .lora_names import (
     ALPHA,
@@ -44,6 +42,7 @@ from .lora_names import (
     shapes_of,
 )
 from .recognise import recognise, shortened
+from .sources import listing, resolve
 
 FILES = (
     "pytorch_lora_weights.safetensors",

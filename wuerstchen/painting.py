@@ -172,7 +172,8 @@ def load(
 
 def check_sources(args: argparse.Namespace, loras: Sequence[str]) -> None:
     """Refuse blends that make no sense, and files that are not there; the Hub is not asked."""
-    from .files import HUB_NAME, SUFFIXES, resolve
+    from .files import SUFFIXES
+    from .sources import HUB_NAME, resolve
 
     networks = list(filter(None, (args.prior, args.decoder, args.stage_a, args.compressor)))
     blended = [

@@ -212,13 +212,7 @@ class Stages:
         if known is not None:
             x = add_noise(known, x, torch.full((len(x),), start, **PLAIN)) if fresh else known
         with self.placement.running(self.stage_c):
-            network = self.stage_c
-            denoise = self._denoiser(network, [network.prepare(part) for part in features])
-            if guidance > 1:
-                denoise = guided(denoise, guidance, rescale)
-            if guidance > 1 and interval != (1.0, 0.0):
-                alone = self._denoiser(network, [network.prepare(features[0][: len(rngs)])])
-                denoise = within(*interval, denoise, alone)
+            denoise = self._prior_denoiser(features, guidance, rescale, interval)
             if known is not None and mask is not None:
                 mask = mask.to(x)
                 denoise = keeping(denoise, known, mask)
@@ -261,27 +255,16 @@ class Stages:
             raise ValueError(
                 f"one generator per semantic latent, got {len(rngs)} for {len(semantic)}"
             )
-        height, width = size = vq_cells(semantic.shape[2]), vq_cells(semantic.shape[3])
+        size = vq_cells(semantic.shape[2]), vq_cells(semantic.shape[3])
         features = self._conditions(self.decoder_text, text, negative, guidance, len(rngs))
         semantic = semantic.to(self.placement.device, torch.float32)
         if guidance > 1:
             semantic = torch.cat([semantic, torch.zeros_like(semantic)])
         with self.placement.running(self.stage_b):
-            network = self.stage_b
-            shares = zip(features, semantic.chunk(len(features)), strict=True)
-            constants = [network.prepare(*share, size) for share in shares]
-            if tile is None:
-                denoise = self._denoiser(network, constants)
-            else:
-                windows = cover(size, tile // VQ_PIXELS, multiple=network.config.granularity)
-                parts = [[cut(one, size, window) for one in constants] for window in windows]
-                denoise = tiled(
-                    windows,
-                    [in_turn([denoiser(network.step, one) for one in part]) for part in parts],
-                )
+            denoise = self._decoder_denoiser(features, semantic, size, tile)
             if guidance > 1:
                 denoise = guided(denoise, guidance)
-            x = draw_noise(rngs, (network.config.c_in, height, width), self.placement.device)
+            x = draw_noise(rngs, (self.stage_b.config.c_in, *size), self.placement.device)
             times = uniform_times(steps)
             vq = self._diffuse("Stage B", SAMPLERS[sampler](denoise, x, times, rngs), times)
         return finite(vq.cpu(), "Stage B", self.placement.dtype)
@@ -328,6 +311,40 @@ class Stages:
         ]
         together = len({part.shape[1] for part in parts}) == 1
         return [torch.cat(parts)] if together else parts
+
+    def _prior_denoiser(
+        self,
+        features: Sequence[Tensor],
+        guidance: float,
+        rescale: float,
+        interval: tuple[float, float],
+    ) -> Denoiser:
+        """Return Stage C's denoiser, guided at the times of `interval`."""
+        network = self.stage_c
+        denoise = self._denoiser(network, [network.prepare(part) for part in features])
+        if guidance <= 1:
+            return denoise
+        led = guided(denoise, guidance, rescale)
+        if interval == (1.0, 0.0):
+            return led
+        positive = features[0][: sum(map(len, features)) // 2]
+        return within(*interval, led, self._denoiser(network, [network.prepare(positive)]))
+
+    def _decoder_denoiser(
+        self, features: Sequence[Tensor], semantic: Tensor, size: tuple[int, int], tile: int | None
+    ) -> Denoiser:
+        """Return Stage B's denoiser, without guidance, in windows of `tile` pixels if that is given."""
+        network = self.stage_b
+        shares = zip(features, semantic.chunk(len(features)), strict=True)
+        constants = [network.prepare(*share, size) for share in shares]
+        if tile is None:
+            return self._denoiser(network, constants)
+        windows = cover(size, tile // VQ_PIXELS, multiple=network.config.granularity)
+        denoisers = [
+            in_turn([denoiser(network.step, cut(one, size, window)) for one in constants])
+            for window in windows
+        ]
+        return tiled(windows, denoisers)
 
     def _denoiser(self, network: StageC | StageB, constants: Sequence[Any]) -> Denoiser:
         """Return the denoiser of a network; each of `constants` is for an equal share of the batch."""

@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from . import files
+from . import sources
 from .checkpoints import load_network
 from .files import CheckpointError, first_line
 from .placement import Placement
@@ -26,13 +26,15 @@ def load_text_tower(
     """
     starts = ["prior_", ""] if of_prior else [""]
     names = [f"{start}text_encoder" for start in starts]
-    root = files.resolve(source, folders=names, extras=[f"{start}tokenizer/*" for start in starts])
+    root = sources.resolve(
+        source, folders=names, extras=[f"{start}tokenizer/*" for start in starts]
+    )
     start = next((start for start in starts if (root / f"{start}text_encoder").is_dir()), "")
     folder, words = root / f"{start}text_encoder", root / f"{start}tokenizer"
-    if files.component_file(folder) is None or not words.is_dir():
+    if sources.component_file(folder) is None or not words.is_dir():
         raise CheckpointError(
             f"{source}: expected a pipeline with folders text_encoder (config.json and weights) "
-            f"and tokenizer, found {files.listing(root) if root.is_dir() else 'a file'}; published "
+            f"and tokenizer, found {sources.listing(root) if root.is_dir() else 'a file'}; published "
             "are warp-ai/wuerstchen-prior and warp-ai/wuerstchen"
         )
     network: Any = load_network(folder, "text_encoder", placement)

@@ -1,24 +1,22 @@
 """Stage C and Stage B as MODEL: our networks on the host's layers, called once per step.
 
-The host calls `Model.extra_conds` once per conditioning and run. What it returns, `StageCond`, is put
-together for each call of the network, for which the host then puts its patches into the weights;
-`Model.constants` prepares the network's constants of each such composition once per run.
+The host calls `Model.extra_conds` once per conditioning and run. What it returns, a `StageCond`, is
+put together with others for each call of the network, for which the host then puts its patches into the
+weights; `Model.constants` prepares the network's constants of each such composition once per run.
 """
 
-import copy
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any, cast
 
-import comfy.conds
 import comfy.model_base
 import comfy.model_management as management
 import comfy.model_patcher
-import comfy.patcher_extension
 import comfy.supported_models_base
 import comfy.utils
 import torch
+from comfy.patcher_extension import CallbacksMP, WrapperExecutor, WrappersMP, get_all_wrappers
 from torch import Tensor
 
 from ...wuerstchen.arithmetic import drop_packed, keep_packed
@@ -28,7 +26,7 @@ from ...wuerstchen.stage_b import StageB
 from ...wuerstchen.stage_c import StageC
 from ...wuerstchen.tiling import Window, cut
 from .checks import check_area, check_channels, check_semantic, check_text
-from .constants import NO_FRAME, Constants, framed, on_grid
+from .constants import NO_FRAME, Constants, StageCond, framed, on_grid
 from .placement import STORED, SUPPORTED, HostPlacement
 from .previews import colour
 from .schedule import Schedule, SemanticFormat, VQFormat, check_schedule
@@ -56,17 +54,13 @@ def diffusion_model(
     placement = HostPlacement(dtype=stored, precision=precision)
     hosted = {"stage_c": HostedC, "stage_b": HostedB}[kind]
     model = Model(load_network(source, kind, placement, hosted), precision).to(offload)
-    newer = getattr(comfy.model_patcher, "CoreModelPatcher", None)  # set anew when the host starts
-    if disable_dynamic or newer is None:
-        newer = comfy.model_patcher.ModelPatcher
-    patcher = newer(model, device, offload)
+    older = comfy.model_patcher.ModelPatcher
+    newer = getattr(comfy.model_patcher, "CoreModelPatcher", older)  # set anew when the host starts
+    patcher = (older if disable_dynamic else newer)(model, device, offload)
     patcher.cached_patcher_init = (diffusion_model, (source, kind, weight_dtype))
-    ends = comfy.patcher_extension.CallbacksMP.ON_CLEANUP
-    patcher.add_callback_with_key(ends, "wuerstchen", forget)
-    loaded = comfy.patcher_extension.CallbacksMP.ON_LOAD
-    patcher.add_callback_with_key(loaded, "wuerstchen", patch_norms)
-    around = comfy.patcher_extension.WrappersMP.SAMPLER_SAMPLE
-    patcher.add_wrapper_with_key(around, "wuerstchen", without_repeats)
+    patcher.add_callback_with_key(CallbacksMP.ON_LOAD, "wuerstchen", patch_norms)
+    patcher.add_callback_with_key(CallbacksMP.ON_CLEANUP, "wuerstchen", forget)
+    patcher.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, "wuerstchen", without_repeats)
     return patcher
 
 
@@ -130,14 +124,10 @@ class Hosted:
         return cast(int, self.config.c_in)
 
     def forward(self, x: Tensor, timestep: Tensor, **given: Any) -> Tensor:
-        kind = comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL
-        around = comfy.patcher_extension.get_all_wrappers(
-            kind, given.get("transformer_options", {})
-        )
-        run = comfy.patcher_extension.WrapperExecutor.new_class_executor(
-            self.unwrapped, self, around
-        )
-        noise: Tensor = run.execute(x, timestep, **given)
+        options = given.get("transformer_options", {})
+        wrappers = get_all_wrappers(WrappersMP.DIFFUSION_MODEL, options)
+        executor = WrapperExecutor.new_class_executor(self.unwrapped, self, wrappers)
+        noise: Tensor = executor.execute(x, timestep, **given)
         return noise
 
     def unwrapped(self, x: Tensor, timestep: Tensor, *, constants: Constants, **_: Any) -> Tensor:
@@ -191,7 +181,7 @@ class Model(comfy.model_base.BaseModel):
         self.precision = precision
         self.run: dict[Any, Constants] = {}
 
-    def extra_conds(self, **given: Any) -> dict[str, "StageCond"]:
+    def extra_conds(self, **given: Any) -> dict[str, StageCond]:
         """Return what one conditioning gives to a run, checked."""
         network, noise, device = self.diffusion_model, given["noise"], given["device"]
         check_schedule(self.model_sampling)
@@ -214,7 +204,7 @@ class Model(comfy.model_base.BaseModel):
         return {"constants": StageCond(text, semantic, sides)}
 
     def apply_model(
-        self, x: Tensor, t: Tensor, *given: Any, constants: "Sequence[StageCond]", **others: Any
+        self, x: Tensor, t: Tensor, *given: Any, constants: Sequence[StageCond], **others: Any
     ) -> Tensor:
         """Return the clean latent in `x`, by weights that have their patches by now."""
         prepared = self.constants(constants, x.device)
@@ -222,12 +212,12 @@ class Model(comfy.model_base.BaseModel):
         return clean
 
     def resize_cond_for_context_window(
-        self, name: str, cond: "StageCond", window: Any, x: Tensor, *_: Any, **others: Any
-    ) -> "StageCond | None":
+        self, name: str, cond: StageCond, window: Any, x: Tensor, *_: Any, **others: Any
+    ) -> StageCond | None:
         """Return what one of a newer host's context windows takes of a conditioning."""
         return cond.within(window, len(x)) if name == "constants" else None
 
-    def constants(self, parts: "Sequence[StageCond]", device: torch.device) -> Constants:
+    def constants(self, parts: Sequence[StageCond], device: torch.device) -> Constants:
         """Return the constants of one call of the network, prepared once per run.
 
         With hooks the weights may change at any step, and what is made of them too; so they do where
@@ -258,66 +248,3 @@ class Model(comfy.model_base.BaseModel):
         """Return the bytes that a call needs beside the weights, about."""
         cells = input_shape[0] * input_shape[2] * input_shape[3]
         return float(cells * self.diffusion_model.width * COPIES * self.precision.itemsize)
-
-
-class StageCond(comfy.conds.CONDRegular):
-    """What one conditioning gives to a run; several become the constants of one call.
-
-    Attributes:
-        cond: features of the text, (1 or N, L, D).
-        semantic: for Stage B, (1 or N, 16, h, w); None for Stage C.
-        sides: rows and columns of the run's latent.
-        batch: latents in the call.
-        area: the part of the latent that the call is for: rows, columns, first row, first column.
-    """
-
-    def __init__(self, text: Tensor, semantic: Tensor | None, sides: tuple[int, int]) -> None:
-        super().__init__(text)
-        self.semantic, self.sides = semantic, sides
-        self.source: Any = object()
-        self.batch = 1
-        self.area: tuple[int, int, int, int] | None = None
-
-    def process_cond(self, batch_size: int, area: Any = None, **_: Any) -> "StageCond":
-        """Return this for one call of the network."""
-        one = copy.copy(self)
-        one.batch, one.area = batch_size, None if area is None else tuple(area)
-        return one
-
-    def within(self, window: Any, n: int) -> "StageCond":
-        """Return the rows of this that a context window has of a batch of `n` latents.
-
-        Raises:
-            ValueError: if the window is a part of each latent, and Stage B would need that too.
-        """
-        if window.dim != 0 and self.semantic is not None:
-            raise ValueError(
-                "context windows of Stage B go along the batch (dim 0); for parts of a picture give "
-                "Würstchen Stage B Decode a tile_size"
-            )
-        one = copy.copy(self)
-        if window.dim == 0:
-            one.batch = n
-            one.cond, one.semantic = (
-                None if rows is None else window.get_tensor(one.repeated(rows), dim=0)
-                for rows in (self.cond, self.semantic)
-            )
-            anchor = getattr(window, "causal_anchor_index", None)
-            one.source = self.source, tuple(window.index_list), anchor
-        return one
-
-    def can_concat(self, other: "StageCond") -> bool:
-        """Whether one call of the network can serve both."""
-        if self.cond.shape[1:] != other.cond.shape[1:]:
-            return False
-        if self.semantic is None or other.semantic is None:
-            return True
-        return self.semantic.shape[1:] == other.semantic.shape[1:] and self.area == other.area
-
-    def concat(self, others: "Sequence[StageCond]") -> "list[StageCond]":
-        """Return all of one call."""
-        return [self, *others]
-
-    def repeated(self, tensor: Tensor | None) -> Tensor:
-        """Return a row of `tensor` for each latent of the call."""
-        return cast(Tensor, comfy.utils.repeat_to_batch_size(tensor, self.batch))

@@ -18,7 +18,7 @@ def other_stage_a(host: Host) -> str:
     """Another Stage A in the host's folder of VAEs: the bundled one, a little brighter."""
     from safetensors.torch import load_file, save_file
 
-    from wuerstchen.checkpoints import convert
+    from wuerstchen.converting import convert
 
     path = host.base / "models" / "vae" / "brighter.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
