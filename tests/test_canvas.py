@@ -112,7 +112,7 @@ def test_pictures_and_masks_of_any_mode_are_read(tmp_path: Path) -> None:
         ({"mask": "m.png"}, "give an image to paint over, or no mask"),
         ({"strength": 0.5}, "give an image to paint over, or no strength"),
         ({"strength": 0.0}, "give an image to paint over, or no strength"),
-        ({"image": "a.png", "strength": 1.5}, "strength must be from 0 to 1, got 1.5"),
+        ({"image": "a.png", "strength": 1.5}, "strength must be a number from 0 to 1, got 1.5"),
         ({"image": "a.png", "outpaint": (1, 2, 3)}, "outpaint must be pixels left, above, right"),
         ({"image": "a.png", "outpaint": (-1, 0, 0, 0)}, "each side of outpaint must be"),
         ({"image": "a.png", "feather": -1}, "feather must be a whole number of at least 0"),

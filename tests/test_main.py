@@ -326,7 +326,7 @@ def refused(run: Callable[[], int], folder: Path, capfd: Capture) -> str:
         (["--weighting", "magic"], "weighting must be one of comfy, compel, none, got 'magic'"),
         (["--sampler", "magic"], "sampler must be one of ddpm, ddim, euler, "),
         (["--decoder-sampler", "magic"], "decoder_sampler must be one of ddpm, ddim, euler, "),
-        (["--cfg-rescale", "2"], "guidance_rescale must be from 0 to 1, got 2.0"),
+        (["--cfg-rescale", "2"], "guidance_rescale must be a number from 0 to 1, got 2.0"),
         (["--cfg-start", "0.2", "--cfg-end", "0.2"], "times that fall from at most 1"),
         (["--device", "tpu"], "device must be auto, cpu, cuda, cuda:N or mps, got 'tpu'"),
         (["--device", "cuda:99"], "device cuda:99 is not there; available are cpu"),

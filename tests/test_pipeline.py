@@ -647,6 +647,10 @@ def test_numbers_and_devices_of_other_types_are_taken_as_they_are_meant(tiny: Pa
         ({"width": 256.0}, "width must be a whole number of at least 128, got 256.0"),
         ({"guidance": 1e39}, r"guidance must be a number from -10000 to 10000, got 1e\+39"),
         ({"decoder_guidance": float("nan")}, "decoder_guidance must be a number from"),
+        ({"guidance": "4"}, "guidance must be a number from -10000 to 10000, got 4"),
+        ({"guidance_end": None}, "guidance_end must be a number from 0 to 1, got None"),
+        ({"image": "a.png", "strength": "x"}, "strength must be a number from 0 to 1, got x"),
+        ({"image": "a.png", "outpaint": 5}, "outpaint must be pixels left, above, right and below"),
         ({"negative": "caf\udce9"}, "negative must be text in UTF-8, got 'caf"),
     ],
 )

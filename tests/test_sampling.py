@@ -241,3 +241,9 @@ def test_a_half_of_the_rescaling_is_half_way() -> None:
         for share in (0.0, 0.5, 1.0)
     )
     torch.testing.assert_close(half, (plain + whole) / 2)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**64, 1.5, "1", None])
+def test_a_seed_is_a_whole_number_of_64_bits(seed: Any) -> None:
+    with pytest.raises(ValueError, match="seed must be a whole number of at "):
+        generators([seed])

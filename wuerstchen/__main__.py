@@ -21,7 +21,11 @@ REFUSED, INTERRUPTED, TERMINATED = 2, 130, 143
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit status: 0, 2 for bad input, 130 for Ctrl-C."""
+    """Run the command line and return its exit status.
+
+    It is 0, 2 for what is refused or cannot be done, 130 for Ctrl-C; --help, --version and SIGTERM
+    (143) end the program.
+    """
     if argv is None:
         start_program()
     words = sys.argv[1:] if argv is None else list(argv)

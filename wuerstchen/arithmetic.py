@@ -3,9 +3,9 @@
 On a CPU that is not the way it takes by itself. Its own float32 product is half as fast as oneDNN's
 where MKL does not use the processor's widest registers; its fused attention reaches a fifth of a
 product's speed; its norm over a map walks through memory column by column. Here oneDNN multiplies,
-attention goes head by head, a norm band by band: the numbers are the same. oneDNN packs weights in an
-order of its own for each product; within a run (`packing`) they are packed once. It knows no
-gradients: where they are asked for, and on other devices, PyTorch goes its own way.
+attention goes head by head, a norm band by band: the numbers are the same, but for rounding. oneDNN
+packs weights in an order of its own for each product; within a run (`packing`) they are packed once.
+It knows no gradients: where they are asked for, and on other devices, PyTorch goes its own way.
 
 Shapes: N batch, C channels, H W rows and columns of a map, L tokens, d features of a head.
 """

@@ -33,6 +33,20 @@ def check_whole(name: str, value: Any, least: int, most: int = MOST) -> int:
     return number
 
 
+def check_number(name: str, value: Any, least: float, most: float) -> None:
+    """Refuse what is no number in a range.
+
+    Raises:
+        ValueError: with the rule and the value.
+    """
+    try:
+        fits = bool(least <= value <= most)
+    except TypeError:
+        fits = False
+    if not fits:
+        raise ValueError(f"{name} must be a number from {least:g} to {most:g}, got {value}")
+
+
 def check_text(name: str, text: str) -> None:
     """Refuse what is no text, or has no UTF-8: words of a command line in another encoding.
 

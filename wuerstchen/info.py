@@ -38,6 +38,7 @@ def describe(source: str | Path) -> list[Description]:
 
     Raises:
         CheckpointError: if the source is missing or damaged, or a blend.
+        ValueError: if it is a blend that is written wrongly.
     """
     if parse_blend(source) is not None:
         raise CheckpointError(

@@ -77,7 +77,7 @@ class ResBlock(nn.Module):
 
 
 class GlobalResponseNorm(nn.Module):
-    """Contrast between channels by their energy over the whole map (Woo et al. 2023, section 3)."""
+    """Contrast between channels by their energy over the whole map (Woo et al. 2023, section 4)."""
 
     def __init__(self, c: int) -> None:
         super().__init__()

@@ -15,7 +15,7 @@ SHARE = re.compile(r"\*\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(?:\+(?=
 def parse_blend(source: str | Path) -> list[tuple[str, float]] | None:
     """Return the sources and shares of "SOURCE*SHARE+SOURCE*SHARE", None if it is no blend.
 
-    No blend is a `Path`, what exists under its name, and a text without any `*SHARE`.
+    A `Path`, the name of something that exists and a text without any `*SHARE` are no blends.
 
     Raises:
         ValueError: if a part lacks its source or share, or the shares do not add up to 1.

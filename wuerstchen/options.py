@@ -126,7 +126,7 @@ def add_model_options(group: Any) -> None:
         metavar="SOURCE[:STRENGTH]",
         action="append",
         default=[],
-        help="a LoRA for the prior, of any usual format; may be given several times",
+        help="a LoRA for the prior, from kohya, diffusers, PEFT or OneTrainer; may be given several times",
     )
     group.add_argument(
         "--device",
@@ -164,9 +164,9 @@ def add_prompt_options(group: Any) -> None:
         "--prompts",
         metavar="FILE",
         type=expanded_path,
-        help="paint the prompts of a .txt file (one a line), or a .csv or .jsonl file (a column "
-        "or entry prompt, others named as in Settings: guidance is --cfg) into the folder "
-        "--output; run again, it goes on where it was interrupted",
+        help="paint the prompts of a .txt file (one per line), or of a .csv or .jsonl file (a "
+        "column or entry prompt, and any named like the fields of Settings, such as seed or "
+        "guidance) into the folder --output; run again, it continues where it was interrupted",
     )
     settings = {
         "--negative TEXT": "what the picture should not show",

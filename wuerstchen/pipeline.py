@@ -166,7 +166,11 @@ class Wuerstchen(Stages):
         settings: Settings | Sequence[Settings] | None = None,
         **changes: Any,
     ) -> "Iterator[Image]":
-        """Yield the images of `interpolate` as they are painted."""
+        """Yield the images of `interpolate` as they are painted.
+
+        Raises:
+            OSError: as `interpolate`, when the first image is asked for; so also ValueError.
+        """
         asked = paired(prompts, settings, changes)
         at_once = asked[0][1].batch
         stops = self._orders([(prompt, replace(s, batch=1)) for prompt, s in asked])

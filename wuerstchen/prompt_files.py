@@ -2,7 +2,7 @@
 
     .txt    a prompt per line; empty lines are skipped
     .csv    a header, in it `prompt` and any settings; an empty cell is the setting's default;
-            cells are parted by what parts most of the header: commas, semicolons or tabs
+            cells are separated by what is most frequent in the header: comma, semicolon or tab
     .jsonl  per line an object with the same names
 
 Every picture of a file has its name before the first is painted: `manifest.jsonl` in the folder says

@@ -76,18 +76,6 @@ def euler(run: Trajectory, y: Tensor) -> Iterator[Tensor]:
         yield y
 
 
-def euler_ancestral(run: Trajectory, y: Tensor) -> Iterator[Tensor]:
-    """Go below the next σ and add the noise that is missing: DDIM with η = 1."""
-    for i, j in run.steps:
-        now, later = run.sigmas[i], run.sigmas[j]
-        added = later * math.sqrt(1 - (later / now) ** 2)
-        below = math.sqrt(later**2 - added**2)
-        y = y + (below - now) * run.noise(y, i)
-        if added > 0:
-            y = y + added * run.randn(y)
-        yield y
-
-
 def heun(run: Trajectory, y: Tensor) -> Iterator[Tensor]:
     """Follow the mean of ε here and where Euler would arrive (Karras et al. 2022, algorithm 1)."""
     for i, j in run.steps:
@@ -159,7 +147,7 @@ def dpmpp_2m(run: Trajectory, y: Tensor) -> Iterator[Tensor]:
 
 
 def dpmpp_2m_sde(run: Trajectory, y: Tensor) -> Iterator[Tensor]:
-    """SDE-DPM-Solver++ of order 2 (Lu et al. 2022, equation 17)."""
+    """SDE-DPM-Solver++ of order 2 (Lu et al. 2022)."""
     return dpmpp(run, y, order=2, ancestral=True)
 
 
@@ -246,7 +234,7 @@ def unipc_step(
 
 
 def unipc_weights(ratios: list[float], h: float) -> np.ndarray:
-    """Return the weight of each difference of D (Zhao et al. 2023, equation 8)."""
+    """Return the weight of each difference of D (Zhao et al. 2023)."""
     if len(ratios) <= 1:
         return np.full(len(ratios), 0.5)
     rows, wanted, phi = [], [], math.expm1(-h) / -h - 1
@@ -263,7 +251,7 @@ SAMPLERS: dict[str, Sampler] = {
     "ddpm": ddpm,
     "ddim": in_y(euler),
     "euler": in_y(euler),
-    "euler_ancestral": in_y(euler_ancestral),
+    "euler_ancestral": ddpm,
     "heun": in_y(heun),
     "dpmpp_2m": in_y(dpmpp_2m),
     "dpmpp_2m_sde": in_y(dpmpp_2m_sde),

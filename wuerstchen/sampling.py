@@ -9,7 +9,6 @@ t is a time in [0, 1] with 1 = noise; ᾱ (alpha) is the share of the signal's v
 """
 
 import math
-import operator
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
@@ -17,6 +16,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from .checks import check_whole
 
 Denoiser = Callable[[Tensor, float], Tensor]  # of latents (N, ...), all at one time
 
@@ -188,8 +189,13 @@ def keeping(denoise: Denoiser, known: Tensor, mask: Tensor) -> Denoiser:
 
 
 def generators(seeds: Sequence[int]) -> list[torch.Generator]:
-    """Return one CPU generator per seed: pictures then do not depend on device, dtype or batch."""
-    return [torch.Generator("cpu").manual_seed(operator.index(seed)) for seed in seeds]
+    """Return one CPU generator per seed: pictures then do not depend on device, dtype or batch.
+
+    Raises:
+        ValueError: if a seed is no whole number from 0 to 2**64 - 1.
+    """
+    whole = [check_whole("seed", seed, 0, 2**64 - 1) for seed in seeds]
+    return [torch.Generator("cpu").manual_seed(seed) for seed in whole]
 
 
 def draw_noise(

@@ -4,11 +4,11 @@ Nothing heavy is imported here, so that a wrong number is refused at once.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from .checks import MOST, check_choice, check_text, check_whole
+from .checks import MOST, check_choice, check_number, check_text, check_whole
 from .sizes import SMALLEST_SIDE, SMALLEST_TILE
 
 MOST_GUIDANCE = 10_000.0
@@ -42,31 +42,36 @@ class Settings:
     Attributes:
         weighting: how prompts weigh their words, one of `WEIGHTINGS`.
         negative: what the picture should not show; used by guidance only. None is "".
-        width: pixels, at least 128; None is the model's native size.
+        width: pixels before `outpaint`, at least 128; None is the image's, without one the model's
+            native size.
         height: as `width`.
         steps: of Stage C, evenly spaced; None is the published list of 29.
         sampler: of Stage C, one of `SAMPLERS`.
-        guidance: of Stage C; above 1 the prompt is weighed against `negative`.
+        guidance: of Stage C, -10000 to 10000; above 1 the prompt is weighed against `negative`.
         guidance_rescale: from 0 to 1, how much guidance keeps the contrast of no guidance.
         guidance_start: first time (1 = noise) at which Stage C is guided.
         guidance_end: last such time.
         decoder_steps: of Stage B.
         decoder_sampler: of Stage B.
-        decoder_guidance: of Stage B.
-        seed: of the first image; image i has seed + i.
+        decoder_guidance: of Stage B, likewise.
+        seed: of the first image, 0 to 2**64 - `batch`; image i has seed + i.
         decoder_seed: of the first image, for Stage B alone; None goes on with Stage C's generator.
-        batch: images per prompt; along a path, images painted at once.
+        batch: images per prompt, 1 to 4096; along a path, images painted at once.
         image: what to paint over: a file's path, a picture of Pillow's or a uint8 array (H, W) or
-            (H, W, 3); the size is then its own.
-        mask: which part of it to paint anew (white) and which to keep (black), of the same size.
+            (H, W, 3); scaled to cover `width` and `height`, where they are given, and cropped from
+            the middle.
+        mask: which part of it to paint anew (white) and which to keep (black): likewise, or a bool
+            array (H, W); of the image's own size.
         strength: how much of `image` is painted anew, from 0 (only Stages B and A) to 1 (all);
             None is 0.7, and 1 with a mask or to outpaint.
         outpaint: pixels to add to `image` left, above, right and below.
-        feather: pixels along which new ones take over within a mask.
-        tile: side in pixels of what Stages B and A do at once; None is the whole picture.
+        feather: pixels, 0 or more, along which new ones take over within a mask.
+        tile: side in pixels, at least 256, of what Stages B and A do at once; None is the whole
+            picture.
 
     Raises:
-        ValueError: if a number is out of its range.
+        ValueError: if a number is out of its range, a word is unknown, or there is a mask, a strength
+            or an `outpaint` without an image.
     """
 
     weighting: str = "comfy"
@@ -103,16 +108,12 @@ class Settings:
         self._set_whole("feather", 0)
         self._set_whole("tile", SMALLEST_TILE)
         for name in ("guidance", "decoder_guidance"):
-            if not abs(getattr(self, name)) <= MOST_GUIDANCE:
-                raise ValueError(
-                    f"{name} must be a number from {-MOST_GUIDANCE:.0f} to {MOST_GUIDANCE:.0f}, "
-                    f"got {getattr(self, name)}"
-                )
+            check_number(name, getattr(self, name), -MOST_GUIDANCE, MOST_GUIDANCE)
         for name in ("sampler", "decoder_sampler"):
             check_choice(name, getattr(self, name), SAMPLERS)
         check_choice("weighting", self.weighting, WEIGHTINGS)
-        if not 0 <= self.guidance_rescale <= 1:
-            raise ValueError(f"guidance_rescale must be from 0 to 1, got {self.guidance_rescale}")
+        for name in ("guidance_rescale", "guidance_start", "guidance_end"):
+            check_number(name, getattr(self, name), 0, 1)
         check_interval(self.guidance_start, self.guidance_end)
         object.__setattr__(self, "negative", self.negative or "")  # None, too, is nothing
         check_text("negative", self.negative)
@@ -124,13 +125,14 @@ class Settings:
             object.__setattr__(self, name, check_whole(name, value, least, most))
 
     def _check_image(self) -> None:
-        if self.strength is not None and not 0 <= self.strength <= 1:
-            raise ValueError(f"strength must be from 0 to 1, got {self.strength}")
-        if len(self.outpaint) != 4:
+        if self.strength is not None:
+            check_number("strength", self.strength, 0, 1)
+        sides = tuple(self.outpaint) if isinstance(self.outpaint, Iterable) else ()
+        if len(sides) != 4:
             raise ValueError(
                 f"outpaint must be pixels left, above, right and below, got {self.outpaint}"
             )
-        pixels = tuple(check_whole("each side of outpaint", side, 0) for side in self.outpaint)
+        pixels = tuple(check_whole("each side of outpaint", side, 0) for side in sides)
         object.__setattr__(self, "outpaint", pixels)
         asked = {"mask": self.mask, "strength": self.strength, "outpaint": any(pixels) or None}
         given = [name for name, value in asked.items() if value is not None]

@@ -1,7 +1,7 @@
 """Stage B, the diffusion decoder: semantic latent (and text) -> VQ latent.
 
 A U-Net on the VQ latent. The semantic latent ("effnet") is resized to each level and joins every
-convolution block. Source: "Würstchen" (Pernias et al. 2023, section 3.2); module names and numbers as
+convolution block. Source: "Würstchen" (Pernias et al. 2023, section 3); module names and numbers as
 in the published checkpoint `warp-ai/wuerstchen`.
 
 Shapes: N batch, H W cells of the VQ latent (4 times smaller than the picture), h w semantic cells
@@ -36,7 +36,8 @@ class StageBConfig:
     """Sizes of the network; the defaults are the published model. One entry per level, fine first.
 
     Raises:
-        ValueError: if the lists differ in length or a level has heads that do not divide it.
+        ValueError: if the lists differ in length, `level_config` holds other letters than C, T and A,
+            or a level has heads that do not divide it.
     """
 
     c_in: int = 4
@@ -197,7 +198,11 @@ class StageB(nn.Module):
         return noise
 
     def forward(self, x: Tensor, t: Tensor, text: Tensor, effnet: Tensor) -> Tensor:
-        """Return `step` with constants prepared on the spot."""
+        """Return `step` with constants prepared on the spot.
+
+        Raises:
+            ValueError: as `prepare`.
+        """
         return self.step(x, t, self.prepare(text, effnet, (x.shape[2], x.shape[3])))
 
 

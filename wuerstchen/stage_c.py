@@ -1,7 +1,7 @@
 """Stage C, the prior: text features -> semantic latent, by diffusion.
 
 A flat stack of convolution, time and attention blocks at the latent's own resolution; the latent is
-42.67 times smaller than the picture. Source: "Würstchen" (Pernias et al. 2023, section 3.3); module
+42.67 times smaller than the picture. Source: "Würstchen" (Pernias et al. 2023, section 3); module
 names and numbers as in the published checkpoint `warp-ai/wuerstchen-prior`.
 
 Shapes: N batch, h w semantic cells, L text tokens, D features of a token.

@@ -119,7 +119,7 @@ class Stages:
 
         Raises:
             CheckpointError: if the source is missing or damaged, or is no LoRA for this prior.
-            ValueError: if the strength is not finite.
+            ValueError: if the strength is not finite, or too great for the weights' precision.
         """
         self.loras.add(source, strength)
 
@@ -128,7 +128,11 @@ class Stages:
         self.loras.clear()
 
     def encode_text(self, prompts: str | Sequence[str], weighting: str = "comfy") -> TextFeatures:
-        """Return the features of prompts of the same number of chunks by both text towers."""
+        """Return the features of prompts of the same number of chunks by both text towers.
+
+        Raises:
+            ValueError: if the numbers of chunks differ, or the weighting is unknown.
+        """
         return TextFeatures(
             self.prior_text.encode(prompts, weighting), self.decoder_text.encode(prompts, weighting)
         )
@@ -178,7 +182,7 @@ class Stages:
         Args:
             text: features for Stage C, (N, L, D) or (1, L, D).
             rngs: N generators on the CPU; each is left in the state from which Stage B goes on.
-            size: width and height in pixels; None is that of `latent`, else the native size.
+            size: width and height in pixels; None is the native size. Not read if `latent` is given.
             negative: features to lead away from, as `text`; None is the empty prompt.
             steps: evenly spaced; None is the published list of 29, of which a part may be taken.
             sampler: one of `SAMPLERS`.
@@ -247,8 +251,8 @@ class Stages:
             tile: side in pixels of the windows that each step is done in; None is the whole.
 
         Raises:
-            ValueError: if h or w, the steps, the sampler or the generators are out of range, or the
-                latent is beyond the precision.
+            ValueError: if h or w, the steps, the sampler, the generators or the tile are out of range,
+                or the latent is beyond the precision.
         """
         check_choice("sampler", sampler, list(SAMPLERS))
         if len(semantic) != len(rngs):
@@ -280,7 +284,7 @@ class Stages:
             tile: side in pixels of what is decoded at once; the pixels are those of the whole.
 
         Raises:
-            ValueError: if the pixels are beyond the precision.
+            ValueError: if the tile is too small, or the pixels are beyond the precision.
         """
         pixels = []
         with self.placement.running(self.stage_a), self._bar("Stage A", len(vq)) as bar:
@@ -384,13 +388,19 @@ def known_z(latent: Tensor, mask: Tensor | None, like: Tensor) -> Tensor:
     """Return z (N, 16, h, w) of a latent 42 z - 1 of N or 1 rows, as `like` is.
 
     Raises:
-        ValueError: if the latent is not one for each row, or the mask has other cells.
+        ValueError: if latent or mask are not one for all rows or one for each, or of other shapes.
     """
     if latent.ndim != 4 or len(latent) not in (1, len(like)):
         raise ValueError(f"one latent per generator, got {len(latent)} for {len(like)}")
-    if mask is not None and (mask.ndim != 4 or mask.shape[2:] != latent.shape[2:]):
-        cells_of = f"{list(mask.shape)} for a latent {list(latent.shape)}"
-        raise ValueError(f"a mask has the latent's rows and columns, got {cells_of}")
+    if latent.shape[1:] != like.shape[1:]:
+        raise ValueError(f"a latent has {like.shape[1]} channels, got {latent.shape[1]}")
+    if mask is not None and (
+        mask.ndim != 4 or len(mask) not in (1, len(like)) or mask.shape[2:] != latent.shape[2:]
+    ):
+        raise ValueError(
+            "a mask has one row or one per generator, and the latent's rows and columns, got "
+            f"{list(mask.shape)} for a latent {list(latent.shape)}"
+        )
     return from_published(latent.to(like)).expand_as(like)
 
 

@@ -68,7 +68,7 @@ class TextEncoder(nn.Module):
         Args:
             ids: numbers of the tokens in the vocabulary, (M, L).
             mask: which of them are text, True, and which padding, False, (M, L). Padding attends to
-                the text alone, text to what is before it.
+                the text alone, text to itself and what is before it.
         """
         length = ids.shape[1]
         places = torch.arange(length, device=ids.device)

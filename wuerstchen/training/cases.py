@@ -13,7 +13,7 @@ from ..sampling import chosen_times, is_within
 from ..settings import PRESETS, SAMPLERS, Settings
 
 STEPS_C, STEPS_B = (4, 6, 8, 10, 14, 20, 29), (2, 3, 4, 6, 8, 12)
-TWINS = {"euler": "ddim", "euler_ancestral": "ddpm"}  # the same but for rounding
+TWINS = {"euler": "ddim", "euler_ancestral": "ddpm"}  # other names for the same
 TRIED = tuple(name for name in SAMPLERS if name not in TWINS)
 NOISY = ("ddpm", "dpmpp_2m_sde", "dpmpp_3m_sde")
 # between the times of 10 steps

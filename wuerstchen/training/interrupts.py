@@ -21,5 +21,5 @@ def stop_on_signal() -> Iterator[list[int]]:
 
 
 def leave_signals_to_the_trainer(worker: int) -> None:
-    """Let an interrupt from the keyboard, which reaches all processes, pass by a drawing one."""
+    """Let a process that draws ignore Ctrl-C, which reaches all processes; the trainer stops it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

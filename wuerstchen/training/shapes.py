@@ -46,7 +46,11 @@ HELD_OUT: frozenset[tuple[str, str, str]] = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class Thing:
-    """One shape: `colour` of COLOURS, `shape` of SHAPES, `size` of SIZES, `place` of PLACES."""
+    """One shape: `colour` of COLOURS, `shape` of SHAPES, `size` of SIZES, `place` of PLACES.
+
+    Raises:
+        ValueError: if a word is unknown.
+    """
 
     colour: str
     shape: str
@@ -62,7 +66,11 @@ class Thing:
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """One thing, or two small ones that face each other, on a `background` of COLOURS."""
+    """One thing, or two small ones that face each other, on a `background` of COLOURS.
+
+    Raises:
+        ValueError: if the background is unknown, or things and background do not go together.
+    """
 
     things: tuple[Thing, ...]
     background: str
