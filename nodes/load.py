@@ -1,6 +1,7 @@
 """Loaders: files -> MODEL, CLIP, VAE. Files lie in the host's own folders, or in `wuerstchen`."""
 
 from pathlib import Path
+from typing import Any
 
 import folder_paths
 from comfy_api.latest import io
@@ -11,6 +12,14 @@ from . import host
 BUNDLED = "mini (bundled)"
 OWN_FOLDER = "wuerstchen"
 MINI_PRIOR, MINI_DECODER = MINI / PRIOR_FOLDER, MINI / DECODER_FOLDER
+FOLDERS = {  # of the host, by the widget that names a file in it
+    "prior": "diffusion_models",
+    "stage_b": "diffusion_models",
+    "text_encoder": "text_encoders",
+    "stage_a": "vae",
+    "compressor": "vae",
+    "lora": "loras",
+}
 MINI_TOWER = Path("text_encoder") / "model.safetensors"
 WEIGHT_DTYPE = (
     "Precision in which the weights are stored. default: what ComfyUI chooses for this device; "
@@ -61,7 +70,24 @@ def file_of(choice: str, folder: str) -> str:
     return str(found)
 
 
-class LoadPrior(io.ComfyNode):
+class FromFiles(io.ComfyNode):
+    """A node that runs again once a file that it reads has changed."""
+
+    @classmethod
+    def fingerprint_inputs(cls, **given: Any) -> list[float]:
+        """Return when the chosen files were written, 0 for those that are not there."""
+        return [written(choice, FOLDERS[name]) for name, choice in given.items() if name in FOLDERS]
+
+
+def written(choice: str, folder: str) -> float:
+    """Return when a file was written, 0 if it is not there."""
+    try:
+        return Path(path_of(choice, folder, MINI)).stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+class LoadPrior(FromFiles):
     """Stage C and its text tower."""
 
     @classmethod
@@ -105,7 +131,7 @@ class LoadPrior(io.ComfyNode):
         )
 
 
-class LoadDecoder(io.ComfyNode):
+class LoadDecoder(FromFiles):
     """Stage B, its text tower, and Stage A."""
 
     @classmethod
@@ -158,7 +184,7 @@ class LoadDecoder(io.ComfyNode):
         )
 
 
-class LoadStageA(io.ComfyNode):
+class LoadStageA(FromFiles):
     """Stage A alone, to swap it without running Stage B again."""
 
     @classmethod
@@ -185,7 +211,7 @@ class LoadStageA(io.ComfyNode):
         return io.NodeOutput(host.autoencoder(path_of(stage_a, "vae", MINI_DECODER), weight_dtype))
 
 
-class LoadCompressor(io.ComfyNode):
+class LoadCompressor(FromFiles):
     """The compressor, for pictures as input."""
 
     @classmethod

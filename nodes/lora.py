@@ -5,12 +5,12 @@ from typing import Any
 from comfy_api.latest import io
 
 from . import host
-from .load import file_of, files
+from .load import FOLDERS, FromFiles, file_of, files
 
-FOLDER = "loras"
+FOLDER = FOLDERS["lora"]
 
 
-class LoadLora(io.ComfyNode):
+class LoadLora(FromFiles):
     """A LoRA on the prior and its text encoder."""
 
     @classmethod

@@ -6,7 +6,6 @@ from comfy_api.latest import io
 
 from . import host
 
-SPACINGS = ["published", "uniform"]
 LARGEST_SIDE = 8192
 STEPS = "Number of steps; used only if times is uniform (published takes 29)."
 SPACING = (
@@ -103,7 +102,7 @@ class StageCSampler(io.ComfyNode):
                     step=0.1,
                     tooltip="How closely the prompt is followed; 1 or less turns guidance off.",
                 ),
-                io.Combo.Input("times", options=SPACINGS, tooltip=SPACING),
+                io.Combo.Input("times", options=host.SPACINGS, tooltip=SPACING),
                 io.Float.Input(
                     "denoise",
                     default=1.0,
@@ -165,7 +164,7 @@ class Times(io.ComfyNode):
             "ComfyUI's custom samplers. Time 1 is noise, time 0 is the picture.",
             inputs=[
                 io.Int.Input("steps", default=29, min=1, max=1000, tooltip=STEPS),
-                io.Combo.Input("times", options=SPACINGS, tooltip=SPACING),
+                io.Combo.Input("times", options=host.SPACINGS, tooltip=SPACING),
                 io.Float.Input(
                     "start",
                     default=1.0,

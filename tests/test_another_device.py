@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from wuerstchen import Wuerstchen, placement
-from wuerstchen.canvas import to_pixels
+from wuerstchen.pixels import to_pixels
 from wuerstchen.samplers import SAMPLERS
 from wuerstchen.training import __main__ as jobs, decoder, prior, text, vqgan
 from wuerstchen.training.data import SIZES

@@ -1,6 +1,7 @@
 """Pictures to paint over: sizes, borders, masks, soft edges, and what is refused."""
 
 import time
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import torch
 from PIL import Image
 
 from wuerstchen import Settings, to_images
-from wuerstchen.canvas import bordered, canvas_for, feathered, to_pixels
+from wuerstchen.canvas import bordered, canvas_for, feathered
+from wuerstchen.pixels import to_pixels
 
 
 def random_picture(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -198,7 +200,7 @@ def test_a_wide_soft_edge_takes_no_longer_than_the_mask_is_wide() -> None:
 
 def test_pictures_may_lie_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    Image.new("RGB", (128, 128)).save(tmp_path / "a.png")
+    Image.new("RGB", (128, 128), "white").save(tmp_path / "a.png")
     assert canvas_for(Settings(image="~/a.png", mask="~/a.png")).size == (128, 128)
 
 
@@ -223,3 +225,20 @@ def test_pictures_and_masks_of_every_mode_are_read(mode: str) -> None:
     assert canvas.pixels.shape == (1, 3, 128, 128)
     assert canvas.mask.shape == (1, 1, 128, 128)
     assert 0 <= canvas.mask.min() < 0.5 < canvas.mask.max() <= 1
+
+
+def test_masks_that_say_nothing_are_refused() -> None:
+    image, drawn = random_picture(128, 128), Image.new("RGBA", (128, 128), (255, 255, 255, 0))
+    drawn.paste((255, 255, 255, 255), (0, 0, 64, 128))
+    with pytest.raises(ValueError, match="a mask must be opaque, got one with transparent parts"):
+        canvas_for(Settings(image=image, mask=drawn))
+    black = Image.new("L", (128, 128))
+    with pytest.raises(ValueError, match="the mask must be white somewhere"):
+        canvas_for(Settings(image=image, mask=black))
+    assert canvas_for(Settings(image=image, mask=black, outpaint=(0, 0, 128, 0))).mask.any()
+
+
+@pytest.mark.parametrize("other", [torch.zeros(3, 128, 128), ["a.png"], BytesIO(b"x"), 5])
+def test_what_is_no_picture_is_refused(other: Any) -> None:
+    with pytest.raises(ValueError, match="a picture must be a path, a picture of Pillow's or a"):
+        canvas_for(Settings(image=other))

@@ -678,3 +678,15 @@ def test_a_tokenizer_runs_no_code(tmp_path: Path, tiny: Path) -> None:
     with suppress(CheckpointError):
         load_tokenizer(folder, 10**6)
     assert not exploded.exists()
+
+
+def test_a_file_that_cannot_be_mapped_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise RuntimeError("unable to mmap 6000000103 bytes: Cannot allocate memory (12)")
+
+    source = prior_file(tmp_path)
+    monkeypatch.setattr("safetensors.safe_open", full)
+    text = message(describe, source)
+    assert text.startswith(f"{source}: there is no room to map it into memory (unable to mmap 6000")

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from wuerstchen import Wuerstchen, cuda_graphs
-from wuerstchen.canvas import to_pixels
 from wuerstchen.cuda_graphs import CapturedStep
+from wuerstchen.pixels import to_pixels
 from wuerstchen.placement import Placement
 from wuerstchen.stage_b import StageB
 from wuerstchen.stage_c import StageC

@@ -12,6 +12,7 @@ import wuerstchen
 
 HOUSE = Path(wuerstchen.__file__).parent
 FILES = sorted(HOUSE.rglob("*.py"))
+NODES = sorted((HOUSE.parent / "nodes").rglob("*.py"))
 
 FLOORS = {
     "__main__": 11,
@@ -57,6 +58,7 @@ FLOORS = {
     "checks": 0,
     "memory": 0,
     "notation": 0,
+    "pixels": 0,
     "writing": 0,
 }
 # methods whose meaning is fixed by the class or protocol that asks for them
@@ -127,6 +129,27 @@ def public_definitions(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.Class
             continue
         if node in tree.body or node.name not in TOLD_ELSEWHERE:
             yield node
+
+
+def raised_in(node: ast.AST) -> Iterator[str]:
+    """Yield the names of the errors that a function raises by itself."""
+    for part in ast.iter_child_nodes(node):
+        if isinstance(part, ast.FunctionDef | ast.ClassDef):
+            continue
+        if isinstance(part, ast.Raise) and isinstance(part.exc, ast.Call):
+            yield ast.unparse(part.exc.func)
+        yield from raised_in(part)
+
+
+@pytest.mark.parametrize(
+    "file", [*FILES, *NODES], ids=lambda file: file.relative_to(HOUSE.parent).as_posix()
+)
+def test_a_public_function_tells_what_it_raises(file: Path) -> None:
+    for node in public_definitions(parse(file)):
+        if isinstance(node, ast.FunctionDef):
+            told = ast.get_docstring(node) or ""
+            errors = {error for error in raised_in(node) if error.endswith("Error")}
+            assert not {error for error in errors if error not in told}, node.name
 
 
 def test_every_room_stands_on_a_floor_and_every_floor_has_its_rooms() -> None:

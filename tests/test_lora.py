@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,6 @@ from wuerstchen.stage_c import StageC, StageCConfig
 from .peers import error, pipelines
 
 RANK = 2
-# transformers 4 has one more module around the tower
-BODY = "" if int(version("transformers").split(".")[0]) > 4 else "text_model."
 ATTENTION = [
     Target(PRIOR, f"blocks.{i}.attention.{name}")
     for i in (2, 5)
@@ -36,7 +33,7 @@ OTHERS = [
     for name in ("cond_mapper.0", "blocks.0.channelwise.4", "blocks.1.mapper", "out.1")
 ]
 SELF_ATTENTION = [
-    Target(TEXT, f"{BODY}encoder.layers.{i}.self_attn.{name}_proj")
+    Target(TEXT, f"encoder.layers.{i}.self_attn.{name}_proj")
     for i in (0, 1)
     for name in ("q", "k", "v", "out")
 ]
@@ -45,7 +42,7 @@ EVERYWHERE = [
     *CONVOLUTIONS,
     *OTHERS,
     *SELF_ATTENTION,
-    Target(TEXT, f"{BODY}encoder.layers.0.mlp.fc1"),
+    Target(TEXT, "encoder.layers.0.mlp.fc1"),
 ]
 PROMPT, QUICK = "a large red circle", Settings(width=128, height=128, steps=3, decoder_steps=2)
 

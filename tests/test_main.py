@@ -916,3 +916,29 @@ def test_the_sheet_of_a_path_is_a_row(paint: Callable[..., int], tmp_path: Path)
     assert paint(PROMPT, OTHER, "--interpolate", 3, "--grid", "--output", "path") == 0
     with Image.open(tmp_path / "path" / "00000-00002-grid.png") as sheet:
         assert sheet.size == (3 * 128, 128)
+
+
+@pytest.mark.parametrize("word", ["info", "convert"])
+def test_a_command_behind_an_option_paints_nothing(
+    word: str, paint: Callable[..., int], tmp_path: Path, capfd: Capture
+) -> None:
+    line = refused(lambda: main(["--device", "cpu", word, "a.safetensors"]), tmp_path, capfd)
+    assert f"{word} comes first and has options of its own" in line
+
+
+def test_a_name_of_the_greatest_length_is_written(
+    paint: Callable[..., int], tmp_path: Path
+) -> None:
+    name = "x" * 251 + ".png"
+    assert paint(PROMPT, "--output", name) == 0
+    assert names(tmp_path) == [name]
+
+
+def test_a_picture_does_not_replace_what_it_is_painted_over(tmp_path: Path, capfd: Capture) -> None:
+    image = str(tmp_path / "a.png")
+    Image.effect_noise((128, 128), 50).convert("RGB").save(image)
+    before = Path(image).read_bytes()
+    words = [PROMPT, "--image", image, "--output", image, "--device", "cpu"]
+    assert main(words) == 2
+    assert "--output must not be the picture to paint over" in capfd.readouterr().err
+    assert Path(image).read_bytes() == before

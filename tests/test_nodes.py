@@ -24,7 +24,11 @@ def node_classes() -> list[ast.ClassDef]:
     """Return the classes that the host shows as nodes."""
     bodies = [node for file in NODES for node in parse(file).body]
     classes = [node for node in bodies if isinstance(node, ast.ClassDef)]
-    return [node for node in classes if [ast.unparse(b) for b in node.bases] == ["io.ComfyNode"]]
+    return [node for node in classes if "define_schema" in method_names(node)]
+
+
+def method_names(node: ast.ClassDef) -> set[str]:
+    return {part.name for part in node.body if isinstance(part, ast.FunctionDef)}
 
 
 def method(node: ast.ClassDef, name: str) -> ast.FunctionDef:

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from wuerstchen import CheckpointError, Settings, Wuerstchen, generators, interpolate, to_images
-from wuerstchen.canvas import to_pixels
+from wuerstchen.pixels import to_pixels
 from wuerstchen.sampling import from_published
 from wuerstchen.settings import SAMPLERS
 
@@ -151,12 +151,43 @@ def test_stops_that_do_not_go_together_are_refused(model: Wuerstchen, circle: Im
 def test_masks_and_sizes_that_do_not_fit_are_refused(model: Wuerstchen) -> None:
     text, rngs = model.encode_text([CIRCLE]).prior, generators([0])
     latent = torch.zeros(1, 16, 3, 3)
-    with pytest.raises(ValueError, match="a mask has the latent's rows and columns, got"):
+    with pytest.raises(
+        ValueError, match="a mask has one row or one per generator, and the latent's rows"
+    ):
         model.sample_semantic(text, rngs, latent=latent, mask=torch.ones(1, 1, 3, 4))
     with pytest.raises(ValueError, match="a mask needs a clean latent"):
         model.sample_semantic(text, rngs, mask=torch.ones(1, 1, 3, 3))
-    with pytest.raises(ValueError, match="must be multiples of 128 pixels, got 130×128"):
-        model.encode_semantic(torch.zeros(1, 3, 128, 130))
+    for other in (torch.zeros(1, 4, 3, 3), torch.zeros(1, 16, 3, 6)):
+        with pytest.raises(ValueError, match=r"has the shape \[16, 3, 3\], got \["):
+            model.sample_semantic(text, rngs, (128, 128), latent=other)
+    with pytest.raises(ValueError, match="a mask has one row or one per generator"):
+        model.sample_semantic(text, rngs, latent=latent, mask=torch.ones(3, 1, 3, 3))
+    for features in (model.encode_text([CIRCLE]), model.encode_text([CIRCLE]).decoder, text[0]):
+        with pytest.raises(ValueError, match=r"text must be features \(N, L, 128\) of this"):
+            model.sample_semantic(features, rngs)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="one generator per text, got 0 for 1"):
+        model.sample_semantic(text, [])
+
+
+def test_pixels_are_floats_from_0_to_1(model: Wuerstchen) -> None:
+    grey = torch.full((1, 3, 128, 128), 0.5)
+    for pixels, rule in (
+        ((grey * 255).byte(), "must be floats of the shape .*, got uint8 of the shape"),
+        (grey[0], "must be floats of the shape"),
+        (grey[:, :1], "must be floats of the shape"),
+        (grey - 1, "must be from 0 to 1, got some from -0.5 to -0.5"),
+        (grey * torch.nan, "must be from 0 to 1, got some from nan to nan"),
+    ):
+        with pytest.raises(ValueError, match=rule):
+            model.encode_semantic(pixels)
+
+
+def test_an_autocast_around_changes_no_picture(model: Wuerstchen, circle: Image.Image) -> None:
+    plain = model.paint(CIRCLE, QUICK)[0], model.paint(CIRCLE, OVER, image=circle)[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        within = model.paint(CIRCLE, QUICK)[0], model.paint(CIRCLE, OVER, image=circle)[0]
+    for one, other in zip(plain, within, strict=True):
+        assert np.array_equal(levels(one), levels(other))
 
 
 def test_a_model_without_a_compressor_says_what_to_give(tiny: Path, circle: Image.Image) -> None:

@@ -177,6 +177,7 @@ def test_pictures_of_another_run_are_not_taken_for_its_own(
     assert (folder / "00000.png").read_bytes() == b"mine"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no such signals there")
 def test_ctrl_c_leaves_whole_pictures_and_the_next_run_does_the_rest(tmp_path: Path) -> None:
     source = write(tmp_path, "p.txt", "a red circle\n" * 12)
     folder = tmp_path / "out"
@@ -358,3 +359,15 @@ def test_a_file_of_prompts_is_painted_with_the_lora(tiny: Path, tmp_path: Path) 
     )
     pictures = [Image.open(tmp_path / name / "00000.png").tobytes() for name in "ab"]
     assert pictures[0] != pictures[1]
+
+
+def test_a_manifest_of_something_else_is_kept(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    source, folder = write(tmp_path, "p.txt", TEXT), tmp_path / "data"
+    folder.mkdir()
+    foreign = write(folder, "manifest.jsonl", '{"file_name": "cat.jpg", "text": "a cat"}\n')
+    before = foreign.read_bytes()
+    assert run(folder, source) == 2
+    assert "is of other prompts, settings or sources" in capfd.readouterr().err
+    assert foreign.read_bytes() == before

@@ -36,12 +36,12 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from .canvas import to_images as to_images
     from .checkpoints import load_network as load_network
     from .compressor import Compressor as Compressor, CompressorConfig as CompressorConfig
     from .files import CheckpointError as CheckpointError
     from .interpolation import interpolate as interpolate, slerp as slerp
     from .pipeline import Wuerstchen as Wuerstchen
+    from .pixels import to_images as to_images
     from .placement import Placement as Placement, place as place
     from .sampling import generators as generators
     from .settings import Settings as Settings
@@ -55,12 +55,12 @@ if TYPE_CHECKING:
     from .towers import load_text_tower as load_text_tower
 else:
     NAMES = {
-        "canvas": ("to_images",),
         "checkpoints": ("load_network",),
         "compressor": ("Compressor", "CompressorConfig"),
         "files": ("CheckpointError",),
         "interpolation": ("interpolate", "slerp"),
         "pipeline": ("Wuerstchen",),
+        "pixels": ("to_images",),
         "placement": ("Placement", "place"),
         "sampling": ("generators",),
         "settings": ("Settings",),

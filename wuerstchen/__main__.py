@@ -51,7 +51,11 @@ def start_program() -> None:
 
 
 def command(words: list[str]) -> None:
-    """Run the subcommand that the first word names, else paint."""
+    """Run the subcommand that the first word names, else paint.
+
+    Raises:
+        ValueError: if the words do not go together.
+    """
     if words in (["info"], ["convert"]):
         word = words[0]
         raise ValueError(
@@ -63,7 +67,18 @@ def command(words: list[str]) -> None:
     elif words[:1] == ["convert"]:
         convert_source(words)
     else:
-        for line in paint(parse(words)):
+        args = parse(words)
+        if (
+            args.wanted[:1] in (["info"], ["convert"])
+            and len(args.wanted) > 1
+            and "--" not in words
+        ):
+            word = args.wanted[0]
+            raise ValueError(
+                f"{word} comes first and has options of its own (see wuerstchen {word} --help); to "
+                f"paint the word {word!r}, write wuerstchen -- {word}"
+            )
+        for line in paint(args):
             print(line, flush=True)
 
 

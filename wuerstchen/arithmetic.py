@@ -46,7 +46,7 @@ def linear(
     `x` may hold only some of the layer's input features, its `columns`.
     """
     fast = takes_onednn(x, layer.weight, layer.bias, plus)
-    if columns != ALL or (is_plain(layer) and fast):
+    if columns != ALL or (fast and is_plain(layer)):
         weights = (packed if fast else weight_and_bias)(layer, x, columns)
         y = product(x, *weights, activate=activate, plus=plus)
         release(layer)
@@ -55,7 +55,7 @@ def linear(
 
 
 def is_plain(layer: Any) -> bool:
-    """Whether a call of `layer` is a product with its weights, and nothing that others put around."""
+    """Whether a call of `layer` only multiplies by its weights: nobody hooked or replaced it."""
     around = "forward" in vars(layer) or layer._forward_hooks or layer._forward_pre_hooks
     return (type(layer) is nn.Linear or hasattr(layer, "fetch")) and not around
 
@@ -99,6 +99,8 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     keys and values packed for all of them; but where a head is too small to occupy all threads,
     PyTorch's own way is faster.
     """
+    if queries.device.type == "mps":  # whose kernel for few queries misreads strides
+        queries, keys, values = (part.contiguous() for part in (queries, keys, values))
     scores = queries.shape[2] * keys.shape[2]
     if not takes_onednn(queries, keys, values) or scores < WORTHWHILE * torch.get_num_threads():
         return F.scaled_dot_product_attention(queries, keys, values)

@@ -9,23 +9,18 @@ is kept; outside the mask the result has the given pixels, to the last bit.
 Shapes: N batch, H W pixels, multiples of 128; h w semantic cells.
 """
 
-import os
 from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from .checks import check_whole
+from .pixels import fitted, picture, to_pixels
 from .settings import Settings
 from .sizes import SMALLEST_SIDE, cells
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +65,8 @@ def canvas_for(settings: Settings) -> Canvas:
         )
     if mask is not None and mask.getextrema()[1] == 1:
         raise ValueError("the mask must be white, 255, where to paint, its largest level is 1")
+    if mask is not None and mask.getextrema()[1] == 0 and not any(settings.outpaint):
+        raise ValueError("the mask must be white somewhere, where to paint; it is black all over")
     size = settings.width or image.width, settings.height or image.height
     check_sides(*size)
     pixels = to_pixels(fitted(image, size))
@@ -118,7 +115,7 @@ def check_sides(width: int, height: int) -> None:
 
 
 def feathered(mask: Tensor, width: int) -> Tensor:
-    """Return `mask` (N, 1, H, W) with soft edges: 0 outside as it was, up to 1 `width` pixels within.
+    """Return `mask` (N, 1, H, W) with soft edges: 0 outside as before, 1 from `width` pixels inside on.
 
     Where the mask is narrower than that, its middle is still 1.
     """
@@ -131,93 +128,3 @@ def feathered(mask: Tensor, width: int) -> Tensor:
             break
     largest = total.amax(dim=(1, 2, 3), keepdim=True)
     return total / largest.clamp(min=1)
-
-
-def picture(source: Any, mode: str) -> "Image":
-    """Return a picture as it is meant to be seen, in the mode "RGB" or "L".
-
-    Args:
-        source: path of a file, a picture of Pillow's, or an array, uint8 (H, W) or (H, W, 3) or
-            bool (H, W).
-        mode: Pillow's name.
-
-    Raises:
-        OSError: if there is no such file.
-        ValueError: if it is no picture that Pillow can read.
-    """
-    from PIL import Image, UnidentifiedImageError
-
-    if isinstance(source, Image.Image):
-        return upright(source, mode)
-    if isinstance(source, np.ndarray):
-        levels = source * np.uint8(255) if source.dtype == bool else source
-        if levels.dtype != np.uint8 or (source.ndim, *source.shape[2:]) not in ((2,), (3, 3)):
-            shape = f"{source.dtype} of the shape {source.shape}"
-            raise ValueError(
-                "an array as picture must be uint8, (H, W) or (H, W, 3), or bool as mask, got "
-                f"{shape}"
-            )
-        return Image.fromarray(levels).convert(mode)
-    try:
-        with Image.open(os.path.expanduser(source)) as opened:
-            return upright(opened, mode)
-    except FileNotFoundError:
-        raise
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(
-            f"{source}: expected a picture such as PNG or JPEG, could not decode it ({error})"
-        ) from error
-
-
-def upright(image: "Image", mode: str) -> "Image":
-    """Return `image` in the mode, turned as its file says, with its 16 bits of grey as 8."""
-    from PIL import ImageOps
-
-    turned = ImageOps.exif_transpose(image)
-    if turned.mode.startswith("I"):
-        turned = turned.convert("I").point(lambda level: level / 257 + 0.5).convert("L")
-    return turned.convert(mode)
-
-
-def fitted(image: "Image", size: tuple[int, int]) -> "Image":
-    """Return `image` at `size`, scaled to cover it and cropped from the middle."""
-    from PIL import Image, ImageOps
-
-    if image.size == size:
-        return image
-    return ImageOps.fit(image, size, Image.Resampling.LANCZOS)
-
-
-def to_pixels(image: "Image") -> Tensor:
-    """Return (1, C, H, W) in [0, 1] of a picture with C channels of 8 bits."""
-    levels = np.asarray(image, dtype=np.float32) / 255
-    if levels.ndim == 2:
-        levels = levels[:, :, None]
-    return torch.from_numpy(levels).permute(2, 0, 1)[None]
-
-
-def to_images(pixels: Tensor, size: tuple[int, int] | None = None) -> "list[Image]":
-    """Return images of pixels (N, 3, H, W) in [0, 1], cropped from the middle to `size`.
-
-    Args:
-        pixels: from `Stages.decode_pixels`.
-        size: width and height in pixels; None is all of the picture.
-
-    Raises:
-        ValueError: if `size` is larger than the picture.
-    """
-    from PIL import Image
-
-    rows, columns = pixels.shape[2:]
-    width, height = size or (columns, rows)
-    if width > columns or height > rows:
-        raise ValueError(f"size must be at most {columns}×{rows}, got {width}×{height}")
-    cropped = pixels[:, :, middle(rows, height), middle(columns, width)]
-    levels = (cropped.float().clamp(0, 1) * 255).round().to(torch.uint8)
-    return [Image.fromarray(image.permute(1, 2, 0).cpu().numpy()) for image in levels]
-
-
-def middle(side: int, kept: int) -> slice:
-    """Return the middle `kept` of `side` pixels."""
-    start = (side - kept) // 2
-    return slice(start, start + kept)

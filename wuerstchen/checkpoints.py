@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from . import files, sources
 from .blending import blended
+from .checks import check_choice
 from .configs import blocks, config_from_entries, config_from_shapes, summary
 from .files import CheckpointError, Weights, first_line
 from .notation import parse_blend
@@ -52,7 +53,7 @@ def load_network(
     """
     found = find(source, kind, placement.dtype)
     filled = built(found, placement.ops, network)
-    cast_in_place(found.tensors, placement.dtype)
+    cast_in_place(found.tensors, placement.dtype, copy=placement.copies)
     filled.load_state_dict(found.tensors, assign=True)
     return placement.settle(filled.eval().requires_grad_(False))
 
@@ -72,27 +73,32 @@ def find(source: str | Path, kind: str | None, dtype: torch.dtype | None) -> Fou
 
 
 def find_kind(source: str | Path, kind: str) -> Found:
-    """Return the tensors of the network `kind` in `source`."""
-    if kind not in KINDS:
-        raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
+    """Return the tensors of the network `kind` in `source`.
+
+    Raises:
+        CheckpointError: if it is not there, or damaged.
+        ValueError: if the kind is unknown.
+    """
+    check_choice("kind", kind, list(KINDS))
     path = sources.locate(source, KINDS[kind].folder)
     for weights in (candidates := files.read(path)):
         if recognise(weights.shapes).kind == kind:
             return interpret(weights, kind)
-    raise refusal(candidates[0], kind)
+    raise CheckpointError(wrong_kind(candidates[0].place, candidates[0].shapes, kind))
 
 
 def find_only(source: str | Path) -> Found:
-    """Return the tensors of the one network in `source`."""
+    """Return the tensors of the one network in `source`.
+
+    Raises:
+        CheckpointError: if there are several, or none that is known.
+    """
     path = sources.resolve(source)
     if path.is_dir() and sources.is_pipeline(path):
-        folders = (
-            ", ".join(str(file.parent) for file in sources.component_files(path))
-            or "none of them here"
-        )
+        folders = ", ".join(str(file.parent) for file in sources.component_files(path))
         raise CheckpointError(
             f"{source}: expected one network, found a pipeline; say which kind to convert, or give "
-            f"one of its component folders: {folders}"
+            f"one of its component folders: {folders or 'none of them here'}"
         )
     file = sources.locate(source, "")
     candidates = files.read(file)
@@ -102,31 +108,24 @@ def find_only(source: str | Path) -> Found:
             f"{file}: expected one network, found {', '.join(known)}; say which kind to convert"
         )
     if not known:
-        raise refusal(candidates[0], None)
+        raise CheckpointError(wrong_kind(candidates[0].place, candidates[0].shapes, None))
     return interpret(next(iter(known.values())), next(iter(known)))
 
 
-def refusal(weights: Weights, kind: str | None) -> CheckpointError:
-    """Return the error for a file that is not the network `kind`, or none of ours at all."""
-    return CheckpointError(
-        wrong_kind(weights.place, weights.shapes, recognise(weights.shapes), kind)
-    )
-
-
 def interpret(weights: Weights, kind: str) -> Found:
-    """Return the tensors under published names, and the config from file or shapes."""
+    """Return the tensors under published names, and the config from file or shapes.
+
+    Raises:
+        CheckpointError: from a ValueError, if names, shapes and config do not fit together.
+    """
     try:
         tensors = published_names(weights.tensors)
         if weights.config is None:
-            config = config_from_shapes(
-                kind, {key: tuple(tensor.shape) for key, tensor in tensors.items()}
-            )
+            config = config_from_shapes(kind, replace(weights, tensors=tensors).shapes)
         else:
             config = config_from_entries(kind, weights.config)
-        if (asked := blocks(config)) > len(tensors):
-            raise ValueError(
-                f"config asks for {asked} blocks, but there are {len(tensors)} tensors"
-            )
+        if (asked := blocks(config)) > (held := len(tensors)):
+            raise ValueError(f"config asks for {asked} blocks, but there are {held} tensors")
     except (ValueError, TypeError) as error:
         raise CheckpointError(
             f"{weights.place}: expected {KINDS[kind].name}, but {first_line(error)}; give a "
@@ -136,13 +135,19 @@ def interpret(weights: Weights, kind: str) -> Found:
 
 
 def built(found: Found, ops: Any, kind_of: type[Any] | None = None) -> nn.Module:
-    """Return the network without memory; the found tensors are sure to fit."""
+    """Return the network without memory; the found tensors are sure to fit.
+
+    Raises:
+        CheckpointError: if the config cannot be built, or asks for other tensors.
+    """
     entry = KINDS[found.kind]
     try:
         with torch.device("meta"), SkipInit():
             network: nn.Module = (kind_of or entry.network)(found.config, ops=ops)
             plain = entry.network(found.config)  # other layers may show weights once loaded only
     except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
+        if isinstance(error.__context__, (KeyboardInterrupt, SystemExit)):
+            raise error.__context__ from None  # it came where PyTorch cleans up
         raise CheckpointError(
             f"{found.place}: expected {entry.name}, but its config asks for sizes that cannot be "
             f"({first_line(error)}); give a whole file and its own config.json"
@@ -167,8 +172,11 @@ class SkipInit(TorchFunctionMode):
         return call(*args, **kwargs)
 
 
-def cast_in_place(tensors: dict[str, Tensor], dtype: torch.dtype) -> None:
-    """Give floating point tensors a precision, one at a time: never all of them twice in memory."""
+def cast_in_place(tensors: dict[str, Tensor], dtype: torch.dtype, copy: bool = False) -> None:
+    """Give floating point tensors a precision, one at a time: never all of them twice in memory.
+
+    `copy`: also those that have it already, which may lie in their file.
+    """
     for key, tensor in tensors.items():
-        if tensor.is_floating_point():
-            tensors[key] = tensor.to(dtype)
+        kind = dtype if tensor.is_floating_point() else tensor.dtype
+        tensors[key] = tensor.to(kind, copy=copy)

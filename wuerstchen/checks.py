@@ -29,7 +29,7 @@ def check_whole(name: str, value: Any, least: int, most: int = MOST) -> int:
         number = least - 1
     if not least <= number <= most:
         rule = f"at most {most}" if number > most else f"at least {least}"
-        raise ValueError(f"{name} must be a whole number of {rule}, got {value}")
+        raise ValueError(f"{name} must be a whole number of {rule}, got {value!r}")
     return number
 
 
@@ -44,7 +44,7 @@ def check_number(name: str, value: Any, least: float, most: float) -> None:
     except TypeError:
         fits = False
     if not fits:
-        raise ValueError(f"{name} must be a number from {least:g} to {most:g}, got {value}")
+        raise ValueError(f"{name} must be a number from {least:g} to {most:g}, got {value!r}")
 
 
 def check_text(name: str, text: str) -> None:

@@ -2,7 +2,7 @@
 
 A block is compiled once for all that are alike, in seconds where a whole network takes minutes.
 PyTorch keeps the kernels on the disk, for later processes. On a CPU oneDNN's products are faster
-(`arithmetic`); compiled networks leave them aside.
+(`arithmetic`); compiled networks do without them.
 """
 
 import torch

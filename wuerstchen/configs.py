@@ -64,7 +64,11 @@ def config_from_entries(kind: str, entries: Mapping[str, Any]) -> Any:
 
 
 def checked(name: str, value: Any, like: Any) -> Any:
-    """Return a config value in the type of its default `like`."""
+    """Return a config value in the type of its default `like`.
+
+    Raises:
+        ValueError: if it is of another type.
+    """
     if isinstance(like, tuple) and isinstance(value, list | tuple):
         return tuple(checked(name, entry, like[0]) for entry in value)
     if isinstance(like, Stage) and isinstance(value, dict) and value.keys() == asdict(like).keys():
@@ -160,7 +164,11 @@ def stage_b_config(shapes: Shapes) -> StageBConfig:
 
 
 def level_layouts(shapes: Shapes) -> list[tuple[int, str, int]]:
-    """Return the width of each level of Stage B, its repeating unit of blocks, and how often."""
+    """Return the width of each level of Stage B, its repeating unit of blocks, and how often.
+
+    Raises:
+        LookupError: if a level is missing.
+    """
     pattern = r"down_blocks\.(\d+)\.(\d+)\.(depthwise|mapper|attention\.to_q)\.weight"
     widths: dict[int, int] = {}
     levels: dict[int, dict[int, str]] = {}
@@ -208,7 +216,11 @@ def text_encoder_config(shapes: Shapes) -> TextEncoderConfig:
 
 
 def heads(c: int) -> int:
-    """Return the number of attention heads of `c` channels by the published rule."""
+    """Return the number of attention heads of `c` channels by the published rule.
+
+    Raises:
+        ValueError: if the rule does not divide the channels.
+    """
     if c % HEAD_DIM:
         raise ValueError(
             f"nhead cannot be read off the tensors unless {HEAD_DIM} divides the channels, got {c}"

@@ -68,7 +68,11 @@ def finite_keys(tensors: Mapping[str, Tensor]) -> set[str]:
 
 
 def write(found: Found, out: Path, metadata: dict[str, str]) -> None:
-    """Write a safetensors file."""
+    """Write a safetensors file.
+
+    Raises:
+        CheckpointError: if it cannot be written.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 

@@ -18,8 +18,8 @@ Step = Callable[[Tensor, Tensor, Any], Tensor]  # latents, their times, constant
 class CapturedStep:
     """A step for one run, whose shapes and constants stay those of the first call.
 
-    The first call is as ever, so that all kernels are there. The second is captured, which only notes
-    its kernels; from then on the graph is replayed.
+    The first call runs as usual, so that all kernels are loaded. The second is captured, which only
+    records its kernels; from then on the graph is replayed.
     """
 
     def __init__(self, step: Step) -> None:

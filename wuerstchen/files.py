@@ -93,7 +93,7 @@ def read(path: Path) -> list[Weights]:
 
 
 def check_plain(weights: Weights) -> None:
-    """Refuse what no network's file holds, and what would take for ever or more memory than it.
+    """Refuse what no network's file holds, as it may take for ever, or more memory than the file.
 
     Raises:
         CheckpointError: for far more tensors, or longer names, than any model has, and for tensors
@@ -126,16 +126,35 @@ def is_plain(tensor: Tensor) -> bool:
     )
 
 
+def refuse_unmapped(path: Path, error: BaseException) -> None:
+    """Tell a machine without room for a file from a damaged file.
+
+    Raises:
+        CheckpointError: if `error` says that the file cannot be mapped into memory.
+    """
+    words = r"mmap|map view|file mapping|allocate memory|paging file|error:? <?1455"
+    if isinstance(error, MemoryError) or re.search(words, str(error)):
+        raise CheckpointError(
+            f"{path}: there is no room to map it into memory ({first_line(error)}); close programs "
+            "or raise this process's limit of memory"
+        ) from error
+
+
 def read_safetensors(path: Path) -> list[Weights]:
-    """Return the tensors of a .safetensors file."""
+    """Return the tensors of a .safetensors file.
+
+    Raises:
+        CheckpointError: if it is damaged, or there is no room for it.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
             metadata, names = file.metadata() or {}, file.keys()
             tensors = {name: file.get_tensor(name) for name in names}
-    except (SafetensorError, OSError, TypeError) as error:  # a size may be beyond PyTorch's
-        raise CheckpointError(
+    except (SafetensorError, OSError, TypeError, RuntimeError, MemoryError) as error:
+        refuse_unmapped(path, error)
+        raise CheckpointError(  # a size may be beyond PyTorch's, too
             f"{path}: expected a whole safetensors file, found one that is damaged, cut short or "
             f"of an unknown dtype ({first_line(error)}); download it again"
         ) from error
@@ -157,7 +176,11 @@ def read_safetensors(path: Path) -> list[Weights]:
 
 
 def read_pickle(path: Path) -> list[Weights]:
-    """Return the state dicts of a file that `torch.save` wrote."""
+    """Return the state dicts of a file that `torch.save` wrote.
+
+    Raises:
+        CheckpointError: if it is damaged, would run code, or there is no room for it.
+    """
     entries = archived(path)
     if program := program_in(path, entries):
         raise CheckpointError(
@@ -168,6 +191,7 @@ def read_pickle(path: Path) -> list[Weights]:
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # a damaged pickle can raise anything
+        refuse_unmapped(path, error)
         named = r"(GLOBAL|unsupported class|unrecognized function) (\S+)"
         if refused := re.search(named, str(error)):
             raise CheckpointError(
@@ -214,7 +238,7 @@ def damaged(path: Path, error: Exception) -> CheckpointError:
 
 
 def program_in(path: Path, entries: Sequence[zipfile.ZipInfo]) -> str:
-    """Return what a file is that PyTorch before 2.6 loads in spite of `weights_only`, "" if another."""
+    """Return the format of a file in which PyTorch before 2.6 ignores `weights_only`, "" for others."""
     if any(entry.filename.endswith("constants.pkl") for entry in entries):
         return "a TorchScript program"
     try:
@@ -236,7 +260,11 @@ def config_beside(path: Path) -> dict[str, Any] | None:
 
 
 def parsed(text: str | bytes, path: Path) -> dict[str, Any]:
-    """Return the JSON object in `text`, which comes from `path`."""
+    """Return the JSON object in `text`, which comes from `path`.
+
+    Raises:
+        CheckpointError: if it is none.
+    """
     try:
         entries = json.loads(text)
     except (ValueError, RecursionError) as error:

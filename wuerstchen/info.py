@@ -79,7 +79,7 @@ def described(weights: Weights, checksum: str) -> Description:
 
 
 def config_in_words(weights: Weights, kind: str) -> str:
-    """Return the sizes of a network, or why they do not do here."""
+    """Return the sizes of a network, or why it cannot run here."""
     try:
         return summary(interpret(weights, kind).config)
     except CheckpointError as error:

@@ -17,7 +17,7 @@ def slerp(start: Tensor, end: Tensor, share: float, dims: int = 1, centre: float
     """Return what lies at `share` of the arc from `start` to `end`, same shape.
 
     Lengths change evenly from one to the other. Vectors that are nearly parallel, and zeros, are
-    mixed straight.
+    interpolated linearly.
 
     Args:
         start: (..., vector).
@@ -35,10 +35,8 @@ def slerp(start: Tensor, end: Tensor, share: float, dims: int = 1, centre: float
     unit_a, unit_b = a / length_a.clamp(min=tiny), b / length_b.clamp(min=tiny)
     cosine = (unit_a * unit_b).sum(axes, keepdim=True)
     angle = cosine.clamp(-NEARLY_PARALLEL, NEARLY_PARALLEL).acos()
-    along = (torch.sin((1 - share) * angle) * unit_a + torch.sin(share * angle) * unit_b) / (
-        torch.sin(angle)
-    )
-    arc = along * torch.lerp(length_a, length_b, share)
+    along = torch.sin((1 - share) * angle) * unit_a + torch.sin(share * angle) * unit_b
+    arc = along / torch.sin(angle) * torch.lerp(length_a, length_b, share)
     chord = torch.lerp(a, b, share)
     mixed = torch.where(cosine.abs() < NEARLY_PARALLEL, arc, chord)
     return (mixed + centre).to(start.dtype)

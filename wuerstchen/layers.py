@@ -171,15 +171,10 @@ class BatchNorm2d(nn.BatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:
         if self.training:
             return super().forward(x)
-        mean, var = self.running_mean, self.running_var
-        assert mean is not None
-        assert var is not None
-        scale = self.weight.to(x.device, torch.float32) * torch.rsqrt(
-            var.to(x.device, torch.float32) + self.eps
-        )
-        shift = self.bias.to(x.device, torch.float32) - mean.to(x.device, torch.float32) * scale
-        scale, shift = scale[:, None, None], shift[:, None, None]
-        return torch.addcmul(shift, x.float(), scale).to(x.dtype)
+        numbers: Any = (self.weight, self.bias, self.running_mean, self.running_var)
+        weight, bias, mean, var = (n.to(x.device, torch.float32)[:, None, None] for n in numbers)
+        scale = weight * torch.rsqrt(var + self.eps)
+        return torch.addcmul(bias - mean * scale, x.float(), scale).to(x.dtype)
 
 
 def layer_norm_2d(x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:

@@ -115,7 +115,11 @@ def load_lora(
 
 
 def lora_file(source: str | Path) -> Path:
-    """Return the weights file that `source` names."""
+    """Return the weights file that `source` names.
+
+    Raises:
+        CheckpointError: if it names none.
+    """
     path = resolve(source, extras=[*FILES, CONFIG_FILE])
     if path.is_file():
         return path
@@ -250,11 +254,11 @@ def adapter_config(path: Path) -> dict[str, Any]:
 
 @lru_cache(maxsize=4096)
 def matcher(pattern: str) -> re.Pattern[str]:
-    """Return PEFT's pattern of layers' names, which is a name or near one, as it compares it.
+    """Return one of PEFT's patterns of layer names, compiled as PEFT matches it.
 
     Raises:
-        ValueError: if it is long, or a comparison could take for ever: if it repeats a group, or
-            has more than a few repeats and groups; also OverflowError and re.error.
+        ValueError: if it is long, or could take for ever to match: if it repeats a group, or has
+            more than a few repeats and groups; also OverflowError and re.error.
     """
     bare = re.sub(r"\\.|\[[^]]*\]", "", pattern)  # without escapes and sets
     marks = len(re.findall(r"[*+?{(]", bare.replace("(?:", "(")))

@@ -117,6 +117,6 @@ def bare(name: str) -> str:
 
 
 def family_of(keys: Sequence[str]) -> str:
-    """Return what a file with such keys is instead, as an object, "" if nobody knows."""
+    """Return what kind of LoRA has such keys, "" if none that is known."""
     fitting = (name for kind, name in FAMILIES.items() if any(re.match(kind, key) for key in keys))
     return next(fitting, "")

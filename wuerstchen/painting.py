@@ -5,6 +5,7 @@ soon as it is painted.
 """
 
 import argparse
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -56,13 +57,18 @@ def settings_in(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def paint_prompts(args: argparse.Namespace) -> Iterator[Path]:
-    """Paint one prompt after the other, each with its batch."""
+    """Paint one prompt after the other, each with its batch.
+
+    Raises:
+        ValueError: if options do not go together.
+    """
     settings = Settings(**settings_in(args))
     if not args.wanted:
         raise ValueError("a PROMPT is needed, got none (see wuerstchen --help)")
     if len(args.image) > 1:
         raise ValueError(f"several images are for --interpolate, got {' and '.join(args.image)}")
     check_output(args.output, len(args.wanted) * settings.batch, args.grid)
+    check_apart(args)
     model = load(args, [settings])
     images: list[Image] = []
     paths: list[Path] = []
@@ -76,6 +82,20 @@ def paint_prompts(args: argparse.Namespace) -> Iterator[Path]:
     if args.grid:
         about = {"prompts": args.wanted, **asdict(settings), **sources(args)}
         yield save_grid(images, settings.batch, paths, args.output, about)
+
+
+def check_apart(args: argparse.Namespace) -> None:
+    """Refuse to put a picture in the place of what it is painted over: it could not be repeated.
+
+    Raises:
+        ValueError: with the file.
+    """
+    for given in filter(None, (*args.image, args.mask)):
+        path = Path(os.path.expanduser(given))
+        if path.exists() and args.output.is_file() and path.samefile(args.output):
+            raise ValueError(
+                f"--output must not be the picture to paint over, got {given} for both"
+            )
 
 
 def paint_path(args: argparse.Namespace) -> Iterator[Path]:
@@ -123,7 +143,11 @@ def stops(args: argparse.Namespace) -> tuple[list[str], list[Settings]]:
 
 
 def paint_file(args: argparse.Namespace) -> Iterator[str]:
-    """Paint the prompts of a file into a folder, without those that are there already."""
+    """Paint the prompts of a file into a folder, without those that are there already.
+
+    Raises:
+        ValueError: if options do not go together, or the file cannot be used.
+    """
     from tqdm import tqdm
 
     if args.wanted or args.interpolate or args.grid or len(args.image) > 1:
@@ -194,7 +218,11 @@ def image_sizes(settings: Sequence[Settings]) -> set[tuple[int, int]]:
 
 @contextmanager
 def explain_out_of_memory(device: str) -> Iterator[None]:
-    """Say what needs less memory where the device has too little."""
+    """Say what needs less memory where the device has too little.
+
+    Raises:
+        MemoryError: with what needs less.
+    """
     try:
         yield
     except RuntimeError as error:

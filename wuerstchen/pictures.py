@@ -59,7 +59,7 @@ def put_new(part: Path, path: Path) -> Path:
 
 
 def parameters(about: dict[str, Any]) -> str:
-    """Return the lines that picture viewers for prompts read."""
+    """Return prompt and settings as AUTOMATIC1111 writes them, which many viewers can read."""
     if "prompt" not in about:
         return "\n".join(about["prompts"])
     numbers = {
@@ -154,7 +154,7 @@ def check_output(output: Path, images: int, grid: bool) -> None:
 
     Raises:
         ValueError: if it is no folder and no PNG name, or too many pictures go into one file.
-        OSError: if it cannot be written.
+        OSError: if it cannot be written (FileNotFoundError, NotADirectoryError, PermissionError).
     """
     if output.suffix.lower() in OTHER_PICTURES and not output.is_dir():
         raise ValueError(f"--output must be a folder or a name that ends in .png, got {output}")
@@ -162,8 +162,9 @@ def check_output(output: Path, images: int, grid: bool) -> None:
         wanted = f"{images} images" if images > 1 else "an image and its --grid"
         raise ValueError(f"{wanted} need a folder as --output, got the file name {output}")
     place = (output.parent if names_file(output) else output).absolute()
-    while not place.exists():
-        place = place.parent
+    place = next((one for one in (place, *place.parents) if one.exists()), place)
+    if not place.exists():
+        raise FileNotFoundError(f"--output {output} is on a drive that is not there")
     if not place.is_dir():
         raise NotADirectoryError(f"--output must be in a folder, but {place} is a file")
     if not os.access(place, os.W_OK | os.X_OK):

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
-from .canvas import Canvas, canvas_for, canvas_key, to_images
+from .canvas import Canvas, canvas_for, canvas_key
 from .checkpoints import load_network
 from .compiling import check_compiler, compile_blocks
 from .compressor import Compressor
 from .files import CheckpointError
 from .interpolation import frame_positions
 from .orders import Order, mixed, paired
+from .pixels import to_images
 from .placement import Placement, Quantize, place
 from .sampling import generators
 from .settings import Settings
@@ -191,10 +192,8 @@ class Wuerstchen(Stages):
     def _orders(self, asked: Sequence[tuple[str, Settings]]) -> list[Order]:
         """Return an order per image, in their order, with each text and each picture read once."""
         known = self._texts([(t, s.weighting) for prompt, s in asked for t in (prompt, s.negative)])
-        canvases: dict[Any, tuple[Canvas | None, Tensor | None]] = {}
-        for _, s in asked:
-            if canvas_key(s) not in canvases:
-                canvases[canvas_key(s)] = self._canvas(s)
+        different = {canvas_key(s): s for _, s in asked}
+        canvases = {key: self._canvas(s) for key, s in different.items()}
         orders: list[Order] = []
         for prompt, s in asked:
             texts, negative = known[prompt, s.weighting], known[s.negative, s.weighting]

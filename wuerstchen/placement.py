@@ -15,7 +15,7 @@ are made whole where they are used: half the memory of fp16, for a small loss.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, get_args
 
@@ -37,6 +37,9 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 class Placement:
     """Device, precision, offload policy and quantization of a network.
 
+    With `copies` its weights are copied out of their file, which may then be written anew; else those
+    that have the precision already may stay in it, mapped into memory.
+
     Raises:
         ValueError: if `offload` is not one of the three policies, or `quantize` not none or int8.
     """
@@ -45,6 +48,7 @@ class Placement:
     dtype: torch.dtype = torch.float32
     offload: Offload = "none"
     quantize: Quantize = "none"
+    copies: bool = False
 
     def __post_init__(self) -> None:
         if self.offload not in get_args(Offload):
@@ -78,26 +82,20 @@ class Placement:
     def running(self, network: nn.Module, *, pack: bool = True) -> Iterator[None]:
         """Bring a settled `network` to the device for a run, and its weights off again afterwards.
 
-        `pack`: whether its weights are packed first, which pays if it is called many times.
+        With "layer" a network built from `ops` stays on the CPU; any other moves as with "stage". It
+        computes in its own precision, within somebody's autocast, too.
 
-        With "layer" a network built from `ops` stays on the CPU; any other moves as with "stage".
+        Args:
+            network: settled by this placement.
+            pack: whether its weights are packed first, which pays if it is called many times.
         """
         stays = self.offload == "none" or self.device == CPU
-        if stays or (self.offload == "layer" and is_streamed(network)):
-            with packing(network) if pack and self.offload == "none" else nullcontext():
-                yield
-            return
-        rest = weights(network)
-        try:
-            for store, name, tensor in rest:
-                moved = tensor.to(self.device)
-                store[name] = (
-                    nn.Parameter(moved, False) if isinstance(tensor, nn.Parameter) else moved
-                )
+        if not stays and not (self.offload == "layer" and is_streamed(network)):
+            ready: AbstractContextManager[None] = moved(network, self.device)
+        else:
+            ready = packing(network) if pack and self.offload == "none" else nullcontext()
+        with ready, without_autocast(self.device):
             yield
-        finally:
-            for store, name, tensor in rest:
-                store[name] = tensor
 
 
 def place(device: str = "auto", dtype: str = "auto", offload: str = "none") -> Placement:
@@ -148,6 +146,27 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     if name not in DTYPES:
         raise ValueError(f"dtype must be auto, fp32, fp16 or bf16, got {name!r}")
     return DTYPES[name]
+
+
+@contextmanager
+def moved(network: nn.Module, device: torch.device) -> Iterator[None]:
+    """Have the weights of a network on a device for the length of a block."""
+    rest = weights(network)
+    try:
+        for store, name, tensor in rest:
+            there = tensor.to(device)
+            store[name] = nn.Parameter(there, False) if isinstance(tensor, nn.Parameter) else there
+        yield
+    finally:
+        for store, name, tensor in rest:
+            store[name] = tensor
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Return a block in which PyTorch changes no precision on a device."""
+    if not torch.amp.is_autocast_available(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
 
 
 def is_streamed(network: nn.Module) -> bool:

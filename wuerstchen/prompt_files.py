@@ -86,7 +86,11 @@ def text_rows(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def csv_rows(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the number of each row and its cells by the header's names."""
+    """Yield the number of each row and its cells by the header's names.
+
+    Raises:
+        ValueError: with the line that cannot be read.
+    """
     header = text.partition("\n")[0]
     reader = csv.DictReader(io.StringIO(text), delimiter=max(",;\t", key=header.count), strict=True)
     for row in reader:
@@ -98,7 +102,11 @@ def csv_rows(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def json_rows(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the number of each line and its object."""
+    """Yield the number of each line and its object.
+
+    Raises:
+        ValueError: with the line that cannot be read.
+    """
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
@@ -140,8 +148,9 @@ def manifest(folder: Path, jobs: Sequence[Sequence[Job]], sources: dict[str, Any
         for job in every
     ]
     path = folder / MANIFEST
-    is_begun = path.exists() and any(folder.glob("*.png"))
-    before = path.read_text(encoding="utf-8").splitlines() if is_begun else []
+    found = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    is_foreign = not all("file" in manifest_entry(line) for line in found)
+    before = found if is_foreign or any(folder.glob("*.png")) else []
     if list(map(manifest_entry, before)) != list(map(manifest_entry, lines[: len(before)])):
         raise ValueError(
             f"{path} is of other prompts, settings or sources; give them as they were, to go on, "

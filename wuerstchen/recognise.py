@@ -195,7 +195,11 @@ def published_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def published_name(key: str, tensor: Tensor) -> dict[str, Tensor]:
-    """Return one tensor under its published name, or the three that the authors joined in it."""
+    """Return one tensor under its published name, or the three that the authors joined in it.
+
+    Raises:
+        ValueError: if they do not part evenly.
+    """
     block, joined, end = key.partition(".attention.attn.in_proj_")
     if joined:
         names = [f"{block}.attention.{name}.{end}" for name in ("to_q", "to_k", "to_v")]
@@ -206,8 +210,9 @@ def published_name(key: str, tensor: Tensor) -> dict[str, Tensor]:
     return {key.replace(".attention.attn.out_proj.", ".attention.to_out.0."): tensor}
 
 
-def wrong_kind(place: str, shapes: Shapes, what: Recognised, kind: str | None) -> str:
+def wrong_kind(place: str, shapes: Shapes, kind: str | None) -> str:
     """Return the message for a file that is not the network `kind`, or none known here."""
+    what = recognise(shapes)
     wanted = KINDS[kind] if kind else None
     expected = wanted.name if wanted else "a network of Würstchen v2"
     if what.kind is not None:

@@ -154,7 +154,7 @@ def in_turn(denoisers: Sequence[Denoiser]) -> Denoiser:
 def within(start: float, end: float, inside: Denoiser, outside: Denoiser) -> Denoiser:
     """Return a denoiser that is `inside` at times from `start` down to `end`, else `outside`.
 
-    Guidance in an interval (Kynkäänniemi et al. 2024) spares its second call elsewhere.
+    Guidance in an interval (Kynkäänniemi et al. 2024) saves the second network call elsewhere.
     """
 
     def denoise(x: Tensor, t: float) -> Tensor:

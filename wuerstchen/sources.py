@@ -133,7 +133,11 @@ def resolve(
 
 
 def fetch(name: str, folders: Sequence[str], extras: Sequence[str], download: bool) -> Path:
-    """Return the Hub cache's folder of a repository, with the needed files in it."""
+    """Return the Hub cache's folder of a repository, with the needed files in it.
+
+    Raises:
+        CheckpointError: if it cannot be fetched, or holds none of them.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
 

@@ -75,8 +75,8 @@ class TextFeatures(NamedTuple):
 class Stages:
     """The stages of one model; the compressor is loaded when a picture is first encoded.
 
-    With `cuda_graphs` the steps of Stages C and B are captured where they can be, but for windows:
-    each would keep memory of its own.
+    With `cuda_graphs` the steps of Stages C and B are captured where that is possible, except in
+    windows, each of which would keep memory of its own.
     """
 
     prior_text: TextTower
@@ -142,17 +142,13 @@ class Stages:
         """Return the semantic latents (N, 16, h, w), 42 z - 1, of pictures (the compressor).
 
         Args:
-            pixels: (N, 3, H, W) in [0, 1]; H and W are multiples of 128.
+            pixels: (N, 3, H, W), floats in [0, 1]; H and W are multiples of 128.
 
         Raises:
             CheckpointError: if the model has no compressor.
-            ValueError: if a side is not a multiple of 128.
+            ValueError: if they are other numbers, or a side is not a multiple of 128.
         """
-        rows, columns = pixels.shape[2:]
-        if any(side < 1 or cells(side).pixels != side for side in (rows, columns)):
-            raise ValueError(
-                f"the sides of a picture must be multiples of 128 pixels, got {columns}×{rows}"
-            )
+        check_pixels(pixels)
         with self.placement.running(self.compressor):
             prepared = prepare_pixels(pixels).to(self.placement.device, self.placement.dtype)
             latent: Tensor = self.compressor(prepared)
@@ -182,7 +178,7 @@ class Stages:
         Args:
             text: features for Stage C, (N, L, D) or (1, L, D).
             rngs: N generators on the CPU; each is left in the state from which Stage B goes on.
-            size: width and height in pixels; None is the native size. Not read if `latent` is given.
+            size: width and height in pixels; None is that of `latent`, else the native size.
             negative: features to lead away from, as `text`; None is the empty prompt.
             steps: evenly spaced; None is the published list of 29, of which a part may be taken.
             sampler: one of `SAMPLERS`.
@@ -207,9 +203,10 @@ class Stages:
         if latent is None and (start < 1 or not fresh):
             raise ValueError(f"a run from time {start} begins with a latent; give latent")
         width, height = size or (self.native_size, self.native_size)
-        shape = (self.stage_c.config.c_in, cells(height).semantic, cells(width).semantic)
-        if latent is not None:
-            shape = (latent.shape[1], latent.shape[2], latent.shape[3])
+        sides = (cells(height).semantic, cells(width).semantic)
+        if latent is not None and size is None:
+            sides = (latent.shape[-2], latent.shape[-1])
+        shape = (self.stage_c.config.c_in, *sides)
         features = self._conditions(self.prior_text, text, negative, guidance, len(rngs))
         x = draw_noise(rngs, shape, self.placement.device)
         known = None if latent is None else known_z(latent, mask, x)
@@ -305,11 +302,18 @@ class Stages:
 
         Both are one tensor (2 n, L, D) if they are of one length, else two.
         """
-        if len(text) not in (1, n):
-            raise ValueError(f"one generator per text, got {n} for {len(text)}")
         parts = [text]
         if guidance > 1:
             parts.append(tower.encode([""]) if negative is None else negative)
+        for part in parts:
+            if not isinstance(part, Tensor) or part.ndim != 3 or part.shape[2] != tower.width:
+                found = list(part.shape) if isinstance(part, Tensor) else type(part).__name__
+                raise ValueError(
+                    f"text must be features (N, L, {tower.width}) of this stage's own text tower, "
+                    f"got {found}"
+                )
+            if len(part) not in (1, n) or n == 0:
+                raise ValueError(f"one generator per text, got {n} for {len(part)}")
         parts = [
             part.expand(n, -1, -1).to(self.placement.device, self.placement.dtype) for part in parts
         ]
@@ -384,6 +388,25 @@ def finite(found: Tensor, stage: str, dtype: torch.dtype) -> Tensor:
     return found
 
 
+def check_pixels(pixels: Tensor) -> None:
+    """Refuse pixels that the compressor cannot read.
+
+    Raises:
+        ValueError: with the rule.
+    """
+    if pixels.ndim != 4 or pixels.shape[1] != 3 or not pixels.is_floating_point():
+        kind = f"{str(pixels.dtype).removeprefix('torch.')} of the shape {list(pixels.shape)}"
+        raise ValueError(f"pixels must be floats of the shape (N, 3, H, W), got {kind}")
+    height, width = pixels.shape[2:]
+    if any(side < 1 or cells(side).pixels != side for side in (width, height)):
+        raise ValueError(
+            f"the sides of a picture must be multiples of 128 pixels, got {width}×{height}"
+        )
+    if len(pixels) and not bool((pixels >= 0).all() & (pixels <= 1).all()):
+        least, most = (float(end) for end in pixels.aminmax())
+        raise ValueError(f"pixels must be from 0 to 1, got some from {least:g} to {most:g}")
+
+
 def known_z(latent: Tensor, mask: Tensor | None, like: Tensor) -> Tensor:
     """Return z (N, 16, h, w) of a latent 42 z - 1 of N or 1 rows, as `like` is.
 
@@ -393,7 +416,8 @@ def known_z(latent: Tensor, mask: Tensor | None, like: Tensor) -> Tensor:
     if latent.ndim != 4 or len(latent) not in (1, len(like)):
         raise ValueError(f"one latent per generator, got {len(latent)} for {len(like)}")
     if latent.shape[1:] != like.shape[1:]:
-        raise ValueError(f"a latent has {like.shape[1]} channels, got {latent.shape[1]}")
+        wanted, found = list(like.shape[1:]), list(latent.shape[1:])
+        raise ValueError(f"a latent for this model and size has the shape {wanted}, got {found}")
     if mask is not None and (
         mask.ndim != 4 or len(mask) not in (1, len(like)) or mask.shape[2:] != latent.shape[2:]
     ):

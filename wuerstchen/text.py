@@ -5,7 +5,7 @@ the last layer after its final norm, of all tokens with the padding included; th
 
 A tower reads 77 tokens: a start, up to 75 of the prompt, an end, padding. Of a longer prompt it
 reads one chunk of 75 after the other, each as if it were alone. A stage attends to every token,
-padding included, so that a short prompt in more chunks than it needs would be another picture:
+padding included, so a short prompt in more chunks than it needs would give another picture:
 prompts of different lengths have features of different lengths.
 
 Shapes: N prompts, M chunks of all of them, L tokens (77 per chunk), D features of a token (1280 for
@@ -132,7 +132,7 @@ class TextTower:
     def _read(self, chunks: Sequence[Chunk]) -> Tensor:
         """Return the features (M, 77, D) of chunks, float32, on the CPU.
 
-        Padding attends only to the tokens of its chunk: without this mask its features are others.
+        Padding attends only to the tokens of its chunk: without this mask its features would differ.
         """
         tokenizer, length = self.tokenizer, self.length
         rows = [

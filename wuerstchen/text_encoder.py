@@ -119,7 +119,7 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor, attn_mask: Tensor) -> Tensor:
         """Return the attended text, shape of `x` (M, L, D).
 
-        `attn_mask` (M, 1, L, L) tells which tokens, the columns, each token, a row, attends to.
+        `attn_mask` (M, 1, L, L) is True where a token, the row, attends to another, the column.
         """
         layers = (self.q_proj, self.k_proj, self.v_proj)
         q, k, v = (split_heads(linear(layer, x), self.heads) for layer in layers)

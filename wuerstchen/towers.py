@@ -43,7 +43,11 @@ def load_text_tower(
 
 
 def load_tokenizer(folder: Path, vocab_size: int) -> Any:
-    """Return the tokenizer in a folder, for a network with so large a vocabulary."""
+    """Return the tokenizer in a folder, for a network with so large a vocabulary.
+
+    Raises:
+        CheckpointError: if it cannot be loaded, or its tokens do not fit the network.
+    """
     from transformers import AutoTokenizer
 
     try:

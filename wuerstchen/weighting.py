@@ -16,6 +16,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from .checks import check_choice
+
 STEP_UP, STEP_DOWN = 1.1, 0.9
 ROUND, SQUARE = {")": "("}, {"]": "["}
 
@@ -56,8 +58,7 @@ def pieces(prompt: str, syntax: str = "comfy") -> list[Piece]:
     Raises:
         ValueError: if the syntax is not known.
     """
-    if syntax not in SYNTAXES:
-        raise ValueError(f"weighting must be one of {', '.join(SYNTAXES)}, got {syntax!r}")
+    check_choice("weighting", syntax, list(SYNTAXES))
     found, text, weights = [], "", [1.0]
     for mark in SYNTAXES[syntax](prompt):
         if isinstance(mark, str):

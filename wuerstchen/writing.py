@@ -4,12 +4,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from zlib import crc32
 
 
 @contextmanager
 def unfinished(path: Path) -> Iterator[Path]:
     """Give a path to write to, beside `path`; what is still there when the block ends is removed."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # short, since the longest names are as long as names may be
+    part = path.with_name(f".{crc32(path.name.encode()):08x}.{os.getpid()}.part")
     try:
         yield part
     finally:
@@ -26,5 +28,9 @@ def appearing(path: Path) -> Iterator[Path]:
         OSError: if it cannot be renamed.
     """
     with unfinished(path) as part:
-        yield part
-        part.replace(path)
+        try:
+            yield part
+            part.replace(path)
+        except OSError as error:
+            error.filename = error.filename or str(path)  # a full disk does not say where
+            raise

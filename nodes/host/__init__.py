@@ -18,12 +18,21 @@ from .interpolation import latents_between, prompts_between
 from .lora import with_lora
 from .pictures import keep_pixels
 from .placement import DIFFUSION_DTYPES, WEIGHT_DTYPES
-from .sampling import LARGEST_SEED, chosen_sigmas, empty_semantic, sample, sample_vq, with_semantic
+from .sampling import (
+    LARGEST_SEED,
+    SPACINGS,
+    chosen_sigmas,
+    empty_semantic,
+    sample,
+    sample_vq,
+    with_semantic,
+)
 from .towers import encode, encode_lines, text_tower
 
 __all__ = [
     "DIFFUSION_DTYPES",
     "LARGEST_SEED",
+    "SPACINGS",
     "WEIGHT_DTYPES",
     "autoencoder",
     "chosen_sigmas",

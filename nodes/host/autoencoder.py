@@ -25,6 +25,16 @@ SMALLEST = "pixel_space_vae"
 COPIES = 12  # numbers per latent cell and channel that are alive at once, about
 
 
+class HostedStageA(StageA):
+    """Stage A as the host calls a VAE's network."""
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """Return the pixels of a Stage B latent; refuse another."""
+        advice = "put Würstchen Stage B Decode before it"
+        check_channels(latent, self.config.latent_channels, advice)
+        return super().decode(latent)
+
+
 def autoencoder(source: str, weight_dtype: str) -> Any:
     """Return the VAE of Stage A in the file `source`; its latents are in Stage B's units.
 
@@ -32,7 +42,7 @@ def autoencoder(source: str, weight_dtype: str) -> Any:
         CheckpointError: if the file is missing, damaged or of another network.
     """
     placement = placement_for(weight_dtype)
-    network = cast(StageA, load_network(source, "stage_a", placement))
+    network = cast(StageA, load_network(source, "stage_a", placement, HostedStageA))
     vae, config = vae_around(network, placement.dtype), network.config
     vae.latent_channels, vae.output_channels = config.latent_channels, config.out_channels
     vae.upscale_ratio = vae.downscale_ratio = config.downscale
@@ -77,7 +87,7 @@ def decode(vae: Any, latent: dict[str, Any], tile: int) -> Tensor:
 
 
 class Interruptible:
-    """Stage A that looks before each tile whether the user has had enough."""
+    """Stage A that stops before a tile if the user has interrupted the run."""
 
     def __init__(self, network: StageA) -> None:
         self.config, self.network = network.config, network

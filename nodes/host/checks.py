@@ -40,6 +40,19 @@ def check_tower(clip: Any) -> Tower:
     return network
 
 
+def check_patches(options: dict[str, Any]) -> None:
+    """Refuse patches of a U-Net's blocks: here is none that they would change.
+
+    Raises:
+        ValueError: with what to remove.
+    """
+    if names := sorted({*options.get("patches", {}), *options.get("patches_replace", {})}):
+        raise ValueError(
+            f"model must have no patches of a U-Net's blocks, got some ({', '.join(names)}), for which "
+            "Würstchen has no place; remove the node before the sampler"
+        )
+
+
 def check_pictures(**pictures: Tensor) -> None:
     """Refuse pictures and masks, each (N or 1, H, W, channels), that differ in size or in number.
 
@@ -125,5 +138,6 @@ def check_area(area: Sequence[int] | None, sides: tuple[int, int]) -> None:
     raise ValueError(
         f"the area of a conditioning has {rows} rows and {columns} columns from row {top}, column "
         f"{left}, the latent {sides[0]} rows and {sides[1]} columns; the host counts 8 pixels per "
-        "cell, so give the area in shares, with ConditioningSetAreaPercentage"
+        "cell, so give the area in shares, with ConditioningSetAreaPercentage, and let it begin at "
+        "least one cell before the edge"
     )

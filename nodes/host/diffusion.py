@@ -25,7 +25,7 @@ from ...wuerstchen.files import METADATA_CONFIG
 from ...wuerstchen.stage_b import StageB
 from ...wuerstchen.stage_c import StageC
 from ...wuerstchen.tiling import Window, cut
-from .checks import check_area, check_channels, check_semantic, check_text
+from .checks import check_area, check_channels, check_patches, check_semantic, check_text
 from .constants import NO_FRAME, Constants, StageCond, framed, on_grid
 from .placement import STORED, SUPPORTED, HostPlacement
 from .previews import colour
@@ -125,6 +125,7 @@ class Hosted:
 
     def forward(self, x: Tensor, timestep: Tensor, **given: Any) -> Tensor:
         options = given.get("transformer_options", {})
+        check_patches(options)
         wrappers = get_all_wrappers(WrappersMP.DIFFUSION_MODEL, options)
         executor = WrapperExecutor.new_class_executor(self.unwrapped, self, wrappers)
         noise: Tensor = executor.execute(x, timestep, **given)
@@ -182,7 +183,11 @@ class Model(comfy.model_base.BaseModel):
         self.run: dict[Any, Constants] = {}
 
     def extra_conds(self, **given: Any) -> dict[str, StageCond]:
-        """Return what one conditioning gives to a run, checked."""
+        """Return what one conditioning gives to a run, checked.
+
+        Raises:
+            ValueError: with what to connect or remove.
+        """
         network, noise, device = self.diffusion_model, given["noise"], given["device"]
         check_schedule(self.model_sampling)
         if given.get("control") is not None:
@@ -220,8 +225,7 @@ class Model(comfy.model_base.BaseModel):
     def constants(self, parts: Sequence[StageCond], device: torch.device) -> Constants:
         """Return the constants of one call of the network, prepared once per run.
 
-        With hooks the weights may change at any step, and what is made of them too; so they do where
-        they are trained.
+        With hooks, and in training, weights may change at any step: then nothing made of them is kept.
         """
         key = tuple((part.source, part.batch, part.area) for part in parts)
         if key in self.run:

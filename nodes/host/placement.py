@@ -22,10 +22,11 @@ class HostPlacement(Placement):
     """Weights in `dtype` on the host's layers, which compute in `precision`."""
 
     precision: torch.dtype
+    copies: bool = True  # a host runs for days, in which its files may change
 
     @property
     def ops(self) -> Any:
-        """The host's layers; those whose weights we read give them as they would use them."""
+        """The host's layers; those whose weights the package reads lend them, cast and patched."""
         host = comfy.ops.pick_operations(self.dtype, self.precision)
 
         class Linear(Fetching, host.Linear):  # type: ignore[name-defined]

@@ -20,7 +20,7 @@ def fitted() -> dict[str, Any]:
 
 
 def colour(latent_format: Any, network: Any) -> None:
-    """Tell the host's format of a network's latents what colours its channels make."""
+    """Give the host's latent format the colours of a network's latents, if they are known."""
     entry = fitted().get(f"{network.label} {network.text_width}")
     if entry:
         latent_format.latent_rgb_factors = entry["factors"]

@@ -11,6 +11,7 @@ import latent_preview
 import torch
 from torch import Tensor
 
+from ...wuerstchen.checks import check_choice
 from ...wuerstchen.sampling import (
     chosen_times,
     ddpm,
@@ -28,6 +29,7 @@ from .tiles import in_windows
 Latent = dict[str, Any]
 CPU = torch.device("cpu")
 LARGEST_SEED = 2**64 - 1
+SPACINGS = ["published", "uniform"]
 
 
 def empty_semantic(width: int, height: int, batch: int) -> Latent:
@@ -38,7 +40,12 @@ def empty_semantic(width: int, height: int, batch: int) -> Latent:
 
 
 def chosen_sigmas(spacing: str, steps: int, start: float = 1.0, end: float = 0.0) -> Tensor:
-    """Return SIGMAS from time `start` to `end`: "published", or `steps` even steps ("uniform")."""
+    """Return SIGMAS from time `start` to `end`: "published", or `steps` even steps ("uniform").
+
+    Raises:
+        ValueError: if the word is another, which an older host lets pass, or a number out of range.
+    """
+    check_choice("times", spacing, SPACINGS)
     return sigma_at(chosen_times(steps if spacing == "uniform" else None, start, end))
 
 
@@ -165,7 +172,7 @@ def sample_ddpm(
     *,
     rngs: Sequence[torch.Generator],
 ) -> Tensor:
-    """Return `x` after the package's sampler, called as the host calls one.
+    """Return `x` after a run of the package's sampler, with the signature of the host's own.
 
     The host's x is the package's times sqrt(1 + sigma²), and its model returns the picture in x
     instead of the noise. Where a mask keeps a latent, the host would put it into x with the noise of

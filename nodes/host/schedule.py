@@ -37,7 +37,7 @@ class Schedule(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.
 
 
 def check_schedule(sampling: Any) -> None:
-    """Refuse the schedule of another kind of model, in whose times a network would see noise only.
+    """Refuse the schedule of another kind of model, under which a network would see only noise.
 
     Raises:
         ValueError: with what to remove.

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ...wuerstchen.canvas import middle
+from ...wuerstchen.pixels import middle
 from ...wuerstchen.sizes import cells
 
 SIZE = "wuerstchen_size"  # width and height in pixels

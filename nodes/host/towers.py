@@ -47,43 +47,8 @@ def text_tower(
     Raises:
         CheckpointError: if the file is missing, damaged or of another network.
     """
-    weights = read(Path(source))[0]
-    tensors = published(weights.tensors)
-    if TABLE not in tensors:
-        name_found = recognise(weights.shapes).name
-        raise CheckpointError(
-            f"{source}: expected a CLIP text tower, this is {name_found} "
-            f"({shortened(list(weights.tensors))}); take text_encoder/model.safetensors of "
-            "warp-ai/wuerstchen-prior for the prior, of warp-ai/wuerstchen for the decoder"
-        )
-    sizes = sizes_of(tensors, weights.config or {})
-    check_tower(replace(weights, tensors=tensors, config=sizes))
-    folder = Path(source).parent.parent / "tokenizer"
-    own = folder if (folder / "vocab.json").is_file() else None
-    if own is None and sizes["vocab_size"] != PUBLISHED_TOKENS["end"] + 1:
-        raise CheckpointError(
-            f"{source}: expected a tokenizer for {sizes['vocab_size']} tokens in {folder}, found none; "
-            "put it there, with the text tower in text_encoder beside"
-        )
-    tower = partial(
-        comfy.sd1_clip.SDClipModel,
-        layer="last",
-        textmodel_json_config=sizes,
-        model_class=Tower,
-        special_tokens=special_tokens(own, sizes["vocab_size"]),
-        enable_attention_masks=True,
-        return_projected_pooled=False,
-    )
-    tokenizer = partial(
-        comfy.sd1_clip.SDTokenizer,
-        tokenizer_path=None if own is None else str(own),
-        embedding_size=sizes["hidden_size"],
-        embedding_key=f"clip_{name}",
-    )
-    target = comfy.supported_models_base.ClipTarget(
-        partial(comfy.sd1_clip.SD1Tokenizer, clip_name=name, tokenizer=tokenizer),
-        partial(comfy.sd1_clip.SD1ClipModel, clip_name=name, clip_model=tower),
-    )
+    tensors, sizes = read_tower(Path(source))
+    target = clip_target(name, sizes, own_tokenizer(Path(source), sizes["vocab_size"]))
     options = {"dtype": DTYPES[weight_dtype]} if weight_dtype in DTYPES else {}
     clip = comfy.sd.CLIP(target, embedding_directory=embeddings, model_options=options, **loading)
     clip.patcher.cached_patcher_init = (patcher_of, (source, name, weight_dtype, embeddings))
@@ -98,8 +63,68 @@ def text_tower(
 
 
 def patcher_of(*tower: Any, **loading: Any) -> Any:
-    """Return what the host moves of `text_tower`."""
+    """Return the patcher of `text_tower`, for a host that asks for another copy."""
     return text_tower(*tower, **loading).patcher
+
+
+def read_tower(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors of a text tower under the published names, and its sizes.
+
+    Raises:
+        CheckpointError: if the file is missing, damaged or of another network.
+    """
+    weights = read(path)[0]
+    tensors = published(weights.tensors)
+    if TABLE not in tensors:
+        name = recognise(weights.shapes).name
+        raise CheckpointError(
+            f"{path}: expected a CLIP text tower, this is {name} "
+            f"({shortened(list(weights.tensors))}); take text_encoder/model.safetensors of "
+            "warp-ai/wuerstchen-prior for the prior, of warp-ai/wuerstchen for the decoder"
+        )
+    sizes = sizes_of(tensors, weights.config or {})
+    check_sizes(replace(weights, tensors=tensors, config=sizes))
+    return tensors, sizes
+
+
+def own_tokenizer(path: Path, vocabulary: int) -> Path | None:
+    """Return the tokenizer's folder that belongs to a tower's file, None if CLIP's is meant.
+
+    Raises:
+        CheckpointError: if there is none, and CLIP's has another vocabulary.
+    """
+    folder = path.parent.parent / "tokenizer"
+    if (folder / "vocab.json").is_file():
+        return folder
+    if vocabulary != PUBLISHED_TOKENS["end"] + 1:
+        raise CheckpointError(
+            f"{path}: expected a tokenizer for {vocabulary} tokens in {folder}, found none; "
+            "put it there, with the text tower in text_encoder beside"
+        )
+    return None
+
+
+def clip_target(name: str, sizes: dict[str, Any], tokenizer: Path | None) -> Any:
+    """Return what the host makes a CLIP of: how the prompt is read, and the network."""
+    tower = partial(
+        comfy.sd1_clip.SDClipModel,
+        layer="last",
+        textmodel_json_config=sizes,
+        model_class=Tower,
+        special_tokens=special_tokens(tokenizer, sizes["vocab_size"]),
+        enable_attention_masks=True,
+        return_projected_pooled=False,
+    )
+    words = partial(
+        comfy.sd1_clip.SDTokenizer,
+        tokenizer_path=None if tokenizer is None else str(tokenizer),
+        embedding_size=sizes["hidden_size"],
+        embedding_key=f"clip_{name}",
+    )
+    return comfy.supported_models_base.ClipTarget(
+        partial(comfy.sd1_clip.SD1Tokenizer, clip_name=name, tokenizer=words),
+        partial(comfy.sd1_clip.SD1ClipModel, clip_name=name, clip_model=tower),
+    )
 
 
 def encode(clip: Any, text: str) -> Any:
@@ -166,7 +191,7 @@ def sizes_of(tensors: dict[str, Tensor], config: dict[str, Any]) -> dict[str, An
     }
 
 
-def check_tower(weights: Weights) -> None:
+def check_sizes(weights: Weights) -> None:
     """Refuse a tower whose tensors and sizes do not fit, as the package's own reader does.
 
     Raises:

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from .graphs import DECODER, SAVE, STAGE_A, STAGE_B, STAGE_C, add, again, put, save_picture
 from .server import ROOT, Host, pixels
@@ -16,8 +17,6 @@ VQGAN = ROOT / "wuerstchen" / "mini" / "wuerstchen" / "vqgan"
 @pytest.fixture
 def other_stage_a(host: Host) -> str:
     """Another Stage A in the host's folder of VAEs: the bundled one, a little brighter."""
-    from safetensors.torch import load_file, save_file
-
     from wuerstchen.converting import convert
 
     path = host.base / "models" / "vae" / "brighter.safetensors"
@@ -55,6 +54,20 @@ def test_another_stage_a_runs_stage_a_alone(host: Host, graph: Any, other_stage_
     assert before.message == ""
     brighter = pixels(outcome.images[0]).mean() - pixels(before.images[0]).mean()
     assert 5 < brighter < 40
+
+
+def test_a_file_that_changed_is_read_again(host: Host, graph: Any, other_stage_a: str) -> None:
+    loader = add(graph, "WuerstchenLoadStageA", stage_a=other_stage_a, weight_dtype="fp32")
+    put(graph, STAGE_A, vae=loader)
+    before = host.run(graph)
+    assert host.run(graph).ran == []
+    path = host.base / "models" / "vae" / other_stage_a
+    weights = load_file(path)
+    weights["out_block.0.bias"] -= 0.2
+    save_file(weights, path, metadata_of(path))
+    outcome = host.run(graph)
+    assert outcome.ran == [loader[0], STAGE_A, SAVE]
+    assert 5 < pixels(before.images[0]).mean() - pixels(outcome.images[0]).mean() < 80
 
 
 @pytest.mark.parametrize("stage", [STAGE_C, STAGE_B])

@@ -34,6 +34,7 @@ from .graphs import (
     output,
     pictures,
     put,
+    save_picture,
     without_ends,
 )
 from .server import ROOT, Host
@@ -264,3 +265,27 @@ def compiled(graph: Graph, loader: str) -> Link:
 def assert_nearly_equal(fast: Tensor, plain: Tensor) -> None:
     """Compiled code rounds otherwise: the same bits would mean that it did not run."""
     assert 0 < apart(fast, plain) < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("node", "settings"),
+    [
+        ("PerturbedAttentionGuidance", {"scale": 3.0}),
+        ("SelfAttentionGuidance", {"scale": 0.5, "blur_sigma": 2.0}),
+        ("TomePatchModel", {"ratio": 0.3}),
+    ],
+)
+def test_a_patch_of_blocks_that_are_not_there_is_refused(
+    host: Host, graph: Graph, node: str, settings: Any
+) -> None:
+    put(graph, STAGE_C, model=add(graph, node, model=[PRIOR, 0], **settings))
+    outcome = host.run(graph)
+    assert outcome.error["node_id"] == STAGE_C
+    assert "model must have no patches of a U-Net's blocks, got some (" in outcome.message
+
+
+def test_a_stage_c_latent_has_no_pixels_yet(host: Host, graph: Graph) -> None:
+    decoded = add(graph, "VAEDecode", samples=[STAGE_C, 0], vae=[DECODER, 2])
+    asked = without_ends(graph)
+    save_picture(asked, decoded)
+    assert "put Würstchen Stage B Decode before it" in host.run(asked).message

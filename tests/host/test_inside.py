@@ -98,6 +98,10 @@ def test_pixels_outside_a_mask_are_the_originals_to_the_last_bit(check: Any) -> 
     assert found["edge that is neither"] == found["edge"]
 
 
+def test_a_file_may_be_written_anew_while_its_model_is_loaded(check: Any) -> None:
+    assert check("memory.written_anew") == {"difference": 0}
+
+
 def test_on_another_device_the_nodes_give_the_same(check: Any) -> None:
     found = check("memory.another_device")
     if not found["known"]:

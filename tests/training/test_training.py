@@ -1,9 +1,12 @@
 """The training of the bundled model: it learns, goes on where it stopped, and writes a model that loads."""
 
+import pickle
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -138,6 +141,23 @@ def test_a_step_moves_all_that_is_trained(
         assert parameter.grad.any(), key
         assert parameter.isfinite().all(), key
         assert not torch.equal(parameter, old), key
+
+
+class NoNetworks(pickle.Pickler):
+    """Carries what is drawn with to another process, as on systems that start it afresh."""
+
+    def reducer_override(self, thing: Any) -> Any:
+        assert not isinstance(thing, nn.Module)
+        return NotImplemented
+
+
+def test_what_draws_takes_no_network_along(whole: PriorTask) -> None:
+    tasks = (StageATask(CPU), TextTask(CPU), whole.decoder, StageBTask(whole.decoder))
+    for task in (*tasks, PriorTask(whole.decoder, whole.tower, random_stock())):
+        taken = BytesIO()
+        NoNetworks(taken).dump(task.draw)
+        drawn = pickle.loads(taken.getvalue())(np.random.default_rng(0), 0.0)
+        assert type(drawn) is type(task.draw(np.random.default_rng(0), 0.0))
 
 
 def test_published_units_change_nothing_that_stage_b_paints(whole: PriorTask) -> None:

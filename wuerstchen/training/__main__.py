@@ -113,9 +113,20 @@ def parser() -> argparse.ArgumentParser:
     fitted.add_argument("--out", type=Path, required=True, help="JSON file to add the colours to")
     for job in (mini, measured, compared, lesser, fitted):
         about = "auto, cpu, cuda or mps (default: auto)"
-        job.add_argument("--device", type=argparse_type(choose_device), default="auto", help=about)
+        choose = trainers_device if job is mini else choose_device
+        job.add_argument("--device", type=argparse_type(choose), default="auto", help=about)
         job.add_argument("--threads", type=int, help="CPU threads (default: all)")
     return root
+
+
+def trainers_device(name: str = "auto") -> torch.device:
+    """Return the device to train on: of itself not Apple's, which lacks some of what training needs.
+
+    Raises:
+        ValueError: as `choose_device`.
+    """
+    device = choose_device(name)
+    return torch.device("cpu") if (name, device.type) == ("auto", "mps") else device
 
 
 def add(job: argparse.ArgumentParser, flag: str, default: str | int | Path, about: str) -> None:

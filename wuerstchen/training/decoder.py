@@ -79,7 +79,8 @@ class DecoderTask:
             }
         ).to(device)
 
-    def draw(self, rng: np.random.Generator, progress: float) -> DecoderBatch:
+    @staticmethod
+    def draw(rng: np.random.Generator, progress: float) -> DecoderBatch:
         whole = progress >= WHOLE_FROM
         pictures = batch(rng, WHOLES) if whole else batch(rng, WINDOWS, crop=WINDOW)
         return DecoderBatch(pictures, captions(pictures.scenes, rng, dropped=DROPPED))
@@ -172,8 +173,9 @@ class StageBTask:
         self.networks = nn.ModuleDict({"stage_b": decoder.stage_b, "tower": decoder.tower})
         decoder.compressor.eval().requires_grad_(False)
 
-    def draw(self, rng: np.random.Generator, progress: float) -> DecoderBatch:
-        return self.decoder.draw(rng, progress=1.0)
+    @staticmethod
+    def draw(rng: np.random.Generator, progress: float) -> DecoderBatch:
+        return DecoderTask.draw(rng, progress=1.0)
 
     def losses(self, drawn: DecoderBatch, progress: float) -> dict[str, Tensor]:
         shown = drawn.pictures.to(self.decoder.device)

@@ -5,7 +5,7 @@ a run that was stopped goes on as if it never was.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,8 @@ from .interrupts import leave_signals_to_the_trainer, stop_on_signal
 from .log import Log
 from .states import copy_into, load_state, save_state, steps_done, trained
 
+# From random numbers and the share of the run that is done, in [0, 1), to what a step learns from.
+Draw = Callable[[np.random.Generator, float], Any]
 PATIENCE = 100  # steps in a row whose gradients are not finite
 
 
@@ -47,8 +49,9 @@ class Task(Protocol):
     name: str
     networks: nn.ModuleDict
 
-    def draw(self, rng: np.random.Generator, progress: float) -> Any:
-        """Return what a step learns from; `progress` in [0, 1) is the share of the run that is done."""
+    @property
+    def draw(self) -> Draw:
+        """What draws a step's lesson, in a process of its own: it holds no networks."""
 
     def losses(self, drawn: Any, progress: float) -> dict[str, Tensor]:
         """Return named scalars whose sum is minimised."""
@@ -93,17 +96,17 @@ def train(task: Task, plan: Plan, folder: Path) -> None:
 class Drawings(Dataset[Any]):
     """What each step learns from, by the step's number."""
 
-    def __init__(self, task: Task, plan: Plan) -> None:
-        self.task, self.plan = task, plan
+    def __init__(self, draw: Draw, plan: Plan) -> None:
+        self.draw, self.plan = draw, plan
 
     def __getitem__(self, step: int) -> Any:
-        return self.task.draw(np.random.default_rng((self.plan.seed, step)), step / self.plan.steps)
+        return self.draw(np.random.default_rng((self.plan.seed, step)), step / self.plan.steps)
 
 
 def drawings(task: Task, plan: Plan, start: int) -> "DataLoader[Any]":
     """Return what the steps from `start` on learn from, drawn ahead in a process of its own."""
     return DataLoader(
-        Drawings(task, plan),
+        Drawings(task.draw, plan),
         batch_size=None,
         sampler=range(start, plan.steps),
         num_workers=1,

@@ -1,12 +1,15 @@
 """The sizes of the bundled model: the published networks in small, below 8 million numbers in all."""
 
+import json
+import tempfile
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from tokenizers.pre_tokenizers import ByteLevel
 from torch import nn
-from transformers import CLIPTokenizer
+from transformers import CLIPTokenizerFast  # type: ignore[attr-defined]
 
 from ..compressor import CompressorConfig, Stage
 from ..layers import AttnBlock, ResBlock, TimestepBlock
@@ -51,7 +54,7 @@ COMPRESSOR = CompressorConfig(
 )
 
 
-def tokenizer(words: Iterable[str] = VOCABULARY) -> CLIPTokenizer:
+def tokenizer(words: Iterable[str] = VOCABULARY) -> CLIPTokenizerFast:
     """Return a CLIP tokenizer that knows `words` whole and spells all others in bytes."""
     letters = bytes_as_letters()
     vocabulary = [*letters, *(letter + "</w>" for letter in letters)]
@@ -67,7 +70,12 @@ def tokenizer(words: Iterable[str] = VOCABULARY) -> CLIPTokenizer:
     numbers = {piece: i for i, piece in enumerate(dict.fromkeys(vocabulary))}
     for special in ("<|startoftext|>", "<|endoftext|>"):
         numbers[special] = len(numbers)
-    return CLIPTokenizer(vocab=numbers, merges=merges, model_max_length=77)
+    with tempfile.TemporaryDirectory() as folder:  # the way that every version knows
+        home, lines = Path(folder), ["#version: 0.2", *map(" ".join, merges)]
+        (home / "vocab.json").write_text(json.dumps(numbers), encoding="utf-8")
+        (home / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        found: CLIPTokenizerFast = CLIPTokenizerFast.from_pretrained(home, model_max_length=77)
+    return found
 
 
 def bytes_as_letters() -> list[str]:
@@ -76,7 +84,7 @@ def bytes_as_letters() -> list[str]:
 
 
 @torch.no_grad()
-def text_encoder(width: int, layers: int, words: CLIPTokenizer) -> TextEncoder:
+def text_encoder(width: int, layers: int, words: CLIPTokenizerFast) -> TextEncoder:
     """Return an untrained text encoder, its numbers drawn as CLIP's are before its training."""
     config = TextEncoderConfig(
         vocab_size=len(words),

@@ -64,16 +64,8 @@ class PriorTask:
         self.stage_c = initialise(StageC(STAGE_C))
         self.device = decoder.device
         self.networks = nn.ModuleDict({"stage_c": self.stage_c, "tower": tower}).to(self.device)
+        self.draw = partial(drawn_from, stock)
         decoder.networks.eval()
-
-    def draw(self, rng: np.random.Generator, progress: float) -> PriorBatch:
-        latents, known = self.stock[rng.choice(len(SIZES), p=SIZE_SHARES)]
-        chosen = rng.integers(len(latents), size=BATCH)
-        scenes = [known[i] for i in chosen]
-        full = captions(scenes, rng, dropped=DROPPED)
-        prompts = [vaguer(text, rng) for text in full]
-        told = [i for i, text in enumerate(full) if text and text == prompts[i]]
-        return PriorBatch(latents[torch.from_numpy(chosen)], scenes, prompts, told)
 
     def losses(self, drawn: PriorBatch, progress: float) -> dict[str, Tensor]:
         z, scenes, prompts, told = drawn
@@ -111,6 +103,17 @@ class PriorTask:
         noise = draw_noise(rngs, (16, 6, 6), self.device)
         z = last(ddpm(denoise, noise, published_times(), rngs))
         return self.decoder.paint(z, prompts)
+
+
+def drawn_from(stock: Stock, rng: np.random.Generator, progress: float) -> PriorBatch:
+    """Return latents of one size with captions, some of which leave something out."""
+    latents, known = stock[rng.choice(len(SIZES), p=SIZE_SHARES)]
+    chosen = rng.integers(len(latents), size=BATCH)
+    scenes = [known[i] for i in chosen]
+    full = captions(scenes, rng, dropped=DROPPED)
+    prompts = [vaguer(text, rng) for text in full]
+    told = [i for i, text in enumerate(full) if text and text == prompts[i]]
+    return PriorBatch(latents[torch.from_numpy(chosen)], scenes, prompts, told)
 
 
 def kept_stock(decoder: DecoderTask, folder: Path) -> Stock:

@@ -82,7 +82,8 @@ class TextTask:
         self.towers = {name: Tower(width, layers=2) for name, width in widths.items()}
         self.networks = nn.ModuleDict(self.towers).to(device)
 
-    def draw(self, rng: np.random.Generator, progress: float) -> TextBatch:
+    @staticmethod
+    def draw(rng: np.random.Generator, progress: float) -> TextBatch:
         scenes = [random_scene(rng) for _ in range(BATCH)]
         return TextBatch(scenes, captions(scenes, rng))
 

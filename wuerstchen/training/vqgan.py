@@ -36,7 +36,8 @@ class StageATask:
         nn.init.normal_(self.stage_a.vquantizer.embedding.weight, std=STAGE_A.scale_factor)
         self.networks = nn.ModuleDict({"stage_a": self.stage_a})
 
-    def draw(self, rng: np.random.Generator, progress: float) -> Tensor:
+    @staticmethod
+    def draw(rng: np.random.Generator, progress: float) -> Tensor:
         return batch(rng, BATCH, crop=CROP).pixels
 
     def losses(self, pixels: Tensor, progress: float) -> dict[str, Tensor]:

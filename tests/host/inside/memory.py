@@ -1,7 +1,9 @@
 """What nodes do when memory is short, lent or elsewhere; on the CPU the host never brings this about."""
 
 import sys
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -163,6 +165,24 @@ def kept() -> dict[str, Any]:
         "trained": len(model.run),
         "packed": sum(hasattr(layer, "packed") for layer in layers),
     }
+
+
+def written_anew() -> dict[str, Any]:
+    """Return the difference that new contents of a file make to a model that was loaded from it."""
+    chain = NodeChain()
+    import torch
+    from pack.nodes.host.diffusion import diffusion_model
+    from pack.wuerstchen.converting import convert
+    from pack.wuerstchen.sources import MINI, PRIOR_FOLDER
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "prior.safetensors"
+        convert(MINI / PRIOR_FOLDER / "prior", file, torch.float32)
+        chain.prior = diffusion_model(str(file), "stage_c", "fp32")
+        before, size = chain.run(), file.stat().st_size
+        with file.open("r+b") as contents:
+            contents.write(bytes(size))
+        return {"difference": difference(before, chain.run())}
 
 
 def another_device() -> dict[str, Any]:
