@@ -32,5 +32,6 @@ def appearing(path: Path) -> Iterator[Path]:
             yield part
             part.replace(path)
         except OSError as error:
-            error.filename = error.filename or str(path)  # a full disk does not say where
+            if error.errno and not error.filename:  # a full disk does not say where
+                error.filename = str(path)
             raise
