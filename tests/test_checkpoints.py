@@ -448,7 +448,9 @@ def run(script: str, *words: str | Path, **environment: str) -> str:
 
 def text_tower(folder: Path) -> Any:
     """Write a pipeline folder with a tiny text tower and tokenizer; return the tower."""
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    from wuerstchen.training.mini import tokenizer_of
 
     words = {
         "a</w>": 0,
@@ -458,8 +460,7 @@ def text_tower(folder: Path) -> Any:
         "<|startoftext|>": 4,
         "<|endoftext|>": 5,
     }
-    merges: Any = [("c", "at</w>")]
-    tokenizer = CLIPTokenizer(words, merges, model_max_length=77)
+    tokenizer = tokenizer_of(words, [("c", "at</w>")])
     tokenizer.save_pretrained(folder / "tokenizer")
     config = CLIPTextConfig(
         vocab_size=6,
@@ -653,3 +654,9 @@ def test_a_converted_file_is_for_whom_its_source_is(tmp_path: Path) -> None:
     (source / "diffusion_pytorch_model.safetensors").chmod(0o640)
     convert(source, tmp_path / "out.safetensors")
     assert oct((tmp_path / "out.safetensors").stat().st_mode & 0o777) == "0o640"
+
+
+def test_a_whole_model_is_described_by_its_name_or_folder(tiny: Path) -> None:
+    networks = {"stage_c", "stage_b", "stage_a"}
+    assert networks <= {one.kind for one in describe(tiny)}
+    assert networks | {"compressor"} <= {one.kind for one in describe("mini")}

@@ -275,4 +275,4 @@ def test_latents_and_masks_are_one_for_all_or_one_for_each(
 
     pairs = zip(known.expand(2, -1, -1, -1), open_cells.expand(2, -1, -1, -1), strict=True)
     alone = [over([3 + i], *(one[None] for one in pair)) for i, pair in enumerate(pairs)]
-    torch.testing.assert_close(over([3, 4], known, open_cells), torch.cat(alone), atol=1e-3, rtol=0)
+    torch.testing.assert_close(over([3, 4], known, open_cells), torch.cat(alone), atol=5e-3, rtol=0)

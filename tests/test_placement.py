@@ -10,7 +10,7 @@ from wuerstchen.stage_a import StageA, StageAConfig
 from wuerstchen.stage_b import StageB, StageBConfig
 from wuerstchen.stage_c import StageC, StageCConfig
 
-from .peers import mean_error
+from .peers import error, mean_error
 
 CPU, ELSEWHERE = torch.device("cpu"), torch.device("meta")
 SMALL_C = StageCConfig(c_in=4, c=16, c_cond=8, c_r=8, depth=1, nhead=2)
@@ -55,7 +55,8 @@ def outputs(placement: Placement) -> list[torch.Tensor]:
 @pytest.mark.parametrize("offload", ["stage", "layer"])
 def test_offload_does_not_change_what_a_network_says(offload: Offload) -> None:
     for wanted, found in zip(outputs(placed("none")), outputs(placed(offload)), strict=True):
-        assert torch.equal(wanted, found)
+        # older versions of PyTorch round packed products in another way
+        assert error(found, wanted) < 1e-4
 
 
 @torch.no_grad()

@@ -85,7 +85,7 @@ def command(words: list[str]) -> None:
 def show_info(words: list[str]) -> None:
     """Print what a source holds."""
     parser = Parser(prog="wuerstchen info", description="Show which networks a checkpoint holds.")
-    add_source(parser, "the Hub name of a model that was downloaded before")
+    add_source(parser, "a model: mini, v2 or a Hub name that was downloaded before")
     args = parser.parse_args(words[1:])
     from .info import describe
 

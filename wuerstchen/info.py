@@ -34,7 +34,9 @@ class Description:
 
 
 def describe(source: str | Path) -> list[Description]:
-    """Return what each network in `source` is. A Hub name is looked up in the cache only.
+    """Return what each network in `source` is, a model's name or one of its parts.
+
+    A Hub name is looked up in the cache only.
 
     Raises:
         CheckpointError: if the source is missing or damaged, or a blend.
@@ -45,6 +47,19 @@ def describe(source: str | Path) -> list[Description]:
             f"{source}: expected one checkpoint, found a blend; give one of its parts, or write it "
             "to a file first with wuerstchen convert"
         )
+    found: list[Description] = []
+    for file in (file for home in sources.homes(source) for file in weights_files(home)):
+        checksum = files.sha256(file)
+        found += [described(weights, checksum) for weights in files.read(file)]
+    return found
+
+
+def weights_files(source: str | Path) -> list[Path]:
+    """Return the files of a file, a folder or a cached Hub name.
+
+    Raises:
+        CheckpointError: if there are none.
+    """
     folders = ["", *(entry.folder for entry in KINDS.values())]  # the root and those of a pipeline
     path = sources.resolve(source, folders=folders, download=False)
     paths = sources.component_files(path)
@@ -53,11 +68,7 @@ def describe(source: str | Path) -> list[Description]:
             f"{source}: expected a weights file, a component folder or a pipeline folder, found "
             f"{sources.listing(path)}; give one that holds weights"
         )
-    found: list[Description] = []
-    for file in paths:
-        checksum = files.sha256(file)
-        found += [described(weights, checksum) for weights in files.read(file)]
-    return found
+    return paths
 
 
 def described(weights: Weights, checksum: str) -> Description:

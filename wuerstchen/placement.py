@@ -7,8 +7,8 @@ A `Placement` is given to whoever builds a network. Three policies say where wei
     stage  on the CPU; the whole network is on the device while its stage runs
     layer  on the CPU; each layer's weights are on the device while that layer runs: least memory
 
-Outputs are equal under all three. Weights that rest on the CPU are never copied back from the
-device, since running a network does not change them.
+Outputs are equal under all three, but for rounding in old versions of PyTorch. Weights that rest on
+the CPU are never copied back from the device, since running a network does not change them.
 
 With `quantize` the matrices of linear layers rest in 8 bits, each row with a scale of its own, and
 are made whole where they are used: half the memory of fp16, for a small loss.

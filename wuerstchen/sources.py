@@ -46,6 +46,15 @@ def published_pair(model: str | Path) -> tuple[str | Path, str | Path]:
     return pair
 
 
+def homes(source: str | Path) -> tuple[str | Path, ...]:
+    """Return the two sources that a model's name or folder stands for; any other source alone."""
+    folder = Path(os.path.expanduser(source))
+    named = source in ("mini", "v2") and not folder.exists()
+    if named or all((folder / part).is_dir() for part in (PRIOR_FOLDER, DECODER_FOLDER)):
+        return published_pair(source)
+    return (source,)
+
+
 def compressor_of(decoder: str | Path) -> str | Path:
     """Return the source of the compressor that goes with a decoder."""
     return PUBLISHED_COMPRESSOR if decoder == PUBLISHED[1] else decoder

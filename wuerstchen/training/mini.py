@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -58,7 +58,7 @@ def tokenizer(words: Iterable[str] = VOCABULARY) -> CLIPTokenizerFast:
     """Return a CLIP tokenizer that knows `words` whole and spells all others in bytes."""
     letters = bytes_as_letters()
     vocabulary = [*letters, *(letter + "</w>" for letter in letters)]
-    merges: list[Any] = []
+    merges: list[tuple[str, str]] = []
     for word in words:
         pieces = [*word[:-1], word[-1] + "</w>"]
         while len(pieces) > 1:
@@ -70,7 +70,16 @@ def tokenizer(words: Iterable[str] = VOCABULARY) -> CLIPTokenizerFast:
     numbers = {piece: i for i, piece in enumerate(dict.fromkeys(vocabulary))}
     for special in ("<|startoftext|>", "<|endoftext|>"):
         numbers[special] = len(numbers)
-    with tempfile.TemporaryDirectory() as folder:  # the way that every version knows
+    return tokenizer_of(numbers, merges)
+
+
+def tokenizer_of(
+    numbers: Mapping[str, int], merges: Sequence[tuple[str, str]]
+) -> CLIPTokenizerFast:
+    """Return a CLIP tokenizer of the pieces that have `numbers`, put together by `merges` in order."""
+    with (
+        tempfile.TemporaryDirectory() as folder
+    ):  # the way that every version of transformers knows
         home, lines = Path(folder), ["#version: 0.2", *map(" ".join, merges)]
         (home / "vocab.json").write_text(json.dumps(numbers), encoding="utf-8")
         (home / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
