@@ -46,12 +46,23 @@ def semantic_encoder(source: str, weight_dtype: str) -> Any:
     placement = placement_for(weight_dtype)
     network = load_network(source, "compressor", placement, HostedCompressor)
     vae = vae_around(network, placement.dtype)
-    vae.process_input = prepare_pixels
+    vae.process_input = whole_pixels
     vae.latent_channels, vae.output_channels = network.config.c_latent, 3
     vae.upscale_ratio = vae.downscale_ratio = BLOCK
     vae.memory_used_encode = lambda shape, kind: shape[2] * shape[3] * COPIES * kind.itemsize
     vae.encode_tiled = vae.encode_tiled_ = refuse_tiles
     return vae
+
+
+def whole_pixels(pixels: Tensor) -> Tensor:
+    """Return pictures (N, 3, H, W) in [0, 1], cut to whole blocks by the host, as the network sees them.
+
+    Raises:
+        ValueError: if nothing was left of a side.
+    """
+    if 0 in pixels.shape:
+        raise ValueError("a picture must have at least 128 pixels on each side; scale it up")
+    return prepare_pixels(pixels)
 
 
 def refuse_tiles(*_: Any, **__: Any) -> Tensor:

@@ -24,6 +24,7 @@ from .graphs import (
     levels_of,
     output,
     pictures,
+    save_latent,
     without_ends,
 )
 from .server import Host
@@ -140,6 +141,17 @@ def cells_of(hole: slice, side: int) -> slice:
     """Return the cells, 9 for 384 pixels, that a hole in the middle of them touches."""
     border = (384 - side) // 2
     return slice((border + hole.start) * 9 // 384, (border + hole.stop - 1) * 9 // 384 + 1)
+
+
+def test_the_core_encoder_refuses_a_picture_below_a_block(
+    host: Host, quick: Any, image: Link
+) -> None:
+    vae = add(quick, "WuerstchenLoadCompressor", compressor=BUNDLED, weight_dtype="fp32")
+    sides = {"width": 100, "height": 200, "upscale_method": "area", "crop": "disabled"}
+    small = add(quick, "ImageScale", image=image, **sides)
+    asked = without_ends(quick)
+    save_latent(asked, add(asked, "VAEEncode", pixels=small, vae=vae))
+    assert "at least 128 pixels on each side; scale it up" in host.run(asked).message
 
 
 @pytest.mark.parametrize("sampler", ["own", "core"])
