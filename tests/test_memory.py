@@ -104,7 +104,7 @@ def run(network: Any, side: int) -> None:
         (TextEncoder, 1024, "stage", 1.4),
         (TextEncoder, 1024, "layer", 0.05),
         (StageC, 4096, "stage", 2.6),
-        (StageB, 4096, "stage", 4.0),
+        (StageB, 4096, "stage", 4.1),
         (StageA, 2048, "stage", 1.8),
     ],
 )
