@@ -75,8 +75,12 @@ class FromFiles(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, **given: Any) -> list[float]:
-        """Return when the chosen files were written, 0 for those that are not there."""
-        return [written(choice, FOLDERS[name]) for name, choice in given.items() if name in FOLDERS]
+        """Return when the chosen files were written, 0 for those that are not there.
+
+        A link tells no name yet.
+        """
+        chosen = {name: one for name, one in given.items() if name in FOLDERS and one is not None}
+        return [written(choice, FOLDERS[name]) for name, choice in chosen.items()]
 
 
 def written(choice: str, folder: str) -> float:

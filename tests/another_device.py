@@ -65,7 +65,7 @@ def launch(op: Any, *args: Any, **kwargs: Any) -> Any:
         return args[0]
     if op is aten._has_compatible_shallow_copy_type.default:
         return False
-    indexes = op.overloadpacket in (aten.index, aten._index_put_impl_)
+    indexes = op.overloadpacket in (aten.index, aten._index_put_impl_) and isinstance(args[0], Afar)
     if afar and not indexes and any(x.ndim for x in tensors if not isinstance(x, Afar)):
         raise RuntimeError(f"{op} takes tensors of one device, got some of {DEVICE} and of the CPU")
     copies = op is aten._to_copy.default
@@ -76,7 +76,10 @@ def launch(op: Any, *args: Any, **kwargs: Any) -> Any:
     with torch.inference_mode(not plain):
         made = op(*tree_map(numbers_of, args), **tree_map(numbers_of, kwargs))
         CROSSINGS["up"] += comes
-        CROSSINGS["down"] += leaves or isinstance(made, bool | int | float)
+        counts = op.overloadpacket is aten.nonzero or (  # a GPU has to tell how many there are
+            indexes and any(x.dtype == torch.bool for x in afar if x is not args[0])
+        )
+        CROSSINGS["down"] += leaves or counts or isinstance(made, bool | int | float)
         known = {id(x.numbers): x for x in afar}  # what is changed in place stays itself
         return made if leaves else tree_map(lambda x: known.get(id(x), afar_of(x)), made)
 

@@ -46,7 +46,8 @@ def check_patches(options: dict[str, Any]) -> None:
     Raises:
         ValueError: with what to remove.
     """
-    if names := sorted({*options.get("patches", {}), *options.get("patches_replace", {})}):
+    patches = {**options.get("patches", {}), **options.get("patches_replace", {})}
+    if names := sorted(name for name, given in patches.items() if given):
         raise ValueError(
             f"model must have no patches of a U-Net's blocks, got some ({', '.join(names)}), for which "
             "Würstchen has no place; remove the node before the sampler"

@@ -37,9 +37,12 @@ def with_lora(
 
 
 def adapter(update: Update) -> Any:
-    """Return an update as the host has it, which divides alpha by the rank by itself."""
+    """Return an update as the host has it, which divides alpha by the rank by itself.
+
+    It is copied out of its file, which may then be written anew.
+    """
     alpha = update.scale * len(update.down)
-    return LoRAAdapter(set(), (update.up, update.down, alpha, None, None, None))
+    return LoRAAdapter(set(), (update.up.clone(), update.down.clone(), alpha, None, None, None))
 
 
 def patched(owner: Any, patches: dict[str, Any], strength: float) -> Any:

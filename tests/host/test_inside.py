@@ -35,6 +35,13 @@ def test_the_nodes_cost_a_tenth_of_a_second_and_import_no_model_library(check: A
     assert found["new"] == []
 
 
+def test_a_loader_tells_when_its_file_was_written_if_it_knows_the_file(check: Any) -> None:
+    found = check("starting.fingerprints")
+    assert found["bundled"][0] > 0
+    assert found["absent"] == [0]
+    assert found["linked"] == []
+
+
 def test_with_memory_for_half_of_every_network_nothing_changes(check: Any) -> None:
     found = check("memory.half_loaded")
     assert found["loads"] >= 5

@@ -20,3 +20,10 @@ def importing() -> dict[str, Any]:
     seconds = time.process_time() - started
     new = {name.partition(".")[0] for name in set(sys.modules) - before} - {PACK}
     return {"nodes": count, "seconds": seconds, "new": sorted(new & set(OUTSIDE))}
+
+
+def fingerprints() -> dict[str, Any]:
+    """Return what loaders tell of the bundled file, of one that is not there, and of a link."""
+    tell = nodes()["WuerstchenLoadStageA"].fingerprint_inputs
+    chosen = {"bundled": "mini (bundled)", "absent": "nowhere.safetensors", "linked": None}
+    return {name: tell(stage_a=file, weight_dtype="fp32") for name, file in chosen.items()}
