@@ -942,3 +942,10 @@ def test_a_picture_does_not_replace_what_it_is_painted_over(tmp_path: Path, capf
     assert main(words) == 2
     assert "--output must not be the picture to paint over" in capfd.readouterr().err
     assert Path(image).read_bytes() == before
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="names are Unicode there")
+def test_a_file_name_may_be_no_utf_8(paint: Callable[..., int], tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.png")
+    assert paint(PROMPT, "--output", name) == 0
+    assert names(tmp_path) == [name]

@@ -176,10 +176,12 @@ def test_pixels_are_floats_from_0_to_1(model: Wuerstchen) -> None:
         (grey[0], "must be floats of the shape"),
         (grey[:, :1], "must be floats of the shape"),
         (grey - 1, "must be from 0 to 1, got some from -0.5 to -0.5"),
+        (grey * 255, "must be from 0 to 1, got some from 127.5 to 127.5"),
         (grey * torch.nan, "must be from 0 to 1, got some from nan to nan"),
     ):
         with pytest.raises(ValueError, match=rule):
             model.encode_semantic(pixels)
+    assert model.encode_semantic(grey + 0.51).isfinite().all()  # as scaling leaves them
 
 
 def test_an_autocast_around_changes_no_picture(model: Wuerstchen, circle: Image.Image) -> None:

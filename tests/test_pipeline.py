@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
+from fractions import Fraction
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -650,6 +651,8 @@ def test_numbers_and_devices_of_other_types_are_taken_as_they_are_meant(tiny: Pa
         ({"guidance": "4"}, "guidance must be a number from -10000 to 10000, got '4'"),
         ({"guidance_end": None}, "guidance_end must be a number from 0 to 1, got None"),
         ({"image": "a.png", "strength": "x"}, "strength must be a number from 0 to 1, got 'x'"),
+        ({"guidance": torch.ones(2)}, "guidance must be a number from -10000 to 10000, got tensor"),
+        ({"image": "a.png", "outpaint": np.array(5)}, "outpaint must be pixels left, above"),
         ({"image": "a.png", "outpaint": 5}, "outpaint must be pixels left, above, right and below"),
         ({"negative": "caf\udce9"}, "negative must be text in UTF-8, got 'caf"),
     ],
@@ -733,3 +736,9 @@ def test_one_tile_is_the_whole_with_texts_of_two_lengths_too(tiny: Path) -> None
     how = {"decoder_guidance": 4.0, "negative": "a green star " * 40}
     whole, one = (model.paint(PROMPT, QUICK, tile=tile, **how)[0] for tile in (None, 256))
     assert abs(levels(whole) - levels(one)).max() <= 1
+
+
+def test_numbers_may_be_of_any_type() -> None:
+    given = Settings(guidance=np.float32(3), guidance_rescale=Fraction(1, 2), seed=np.int64(2))
+    assert given == Settings(guidance=3.0, guidance_rescale=0.5, seed=2)
+    assert {type(given.guidance), type(given.guidance_rescale)} == {float}

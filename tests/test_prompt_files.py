@@ -361,13 +361,13 @@ def test_a_file_of_prompts_is_painted_with_the_lora(tiny: Path, tmp_path: Path) 
     assert pictures[0] != pictures[1]
 
 
+@pytest.mark.parametrize("text", [b'{"file_name": "cat.jpg", "text": "a cat"}\n', b"\xff\n"])
 def test_a_manifest_of_something_else_is_kept(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    text: bytes, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     source, folder = write(tmp_path, "p.txt", TEXT), tmp_path / "data"
     folder.mkdir()
-    foreign = write(folder, "manifest.jsonl", '{"file_name": "cat.jpg", "text": "a cat"}\n')
-    before = foreign.read_bytes()
+    (folder / "manifest.jsonl").write_bytes(text)
     assert run(folder, source) == 2
     assert "is of other prompts, settings or sources" in capfd.readouterr().err
-    assert foreign.read_bytes() == before
+    assert (folder / "manifest.jsonl").read_bytes() == text

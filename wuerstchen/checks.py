@@ -1,5 +1,6 @@
 """Refusals of single values, each in one line: the rule, and the value that breaks it."""
 
+import math
 import operator
 from collections.abc import Sequence
 from typing import Any
@@ -33,18 +34,19 @@ def check_whole(name: str, value: Any, least: int, most: int = MOST) -> int:
     return number
 
 
-def check_number(name: str, value: Any, least: float, most: float) -> None:
-    """Refuse what is no number in a range.
+def check_number(name: str, value: Any, least: float, most: float) -> float:
+    """Return a number of any type, NumPy's and PyTorch's among them, as Python's.
 
     Raises:
-        ValueError: with the rule and the value.
+        ValueError: with the rule and the value, if it is no number or not in its range.
     """
     try:
-        fits = bool(least <= value <= most)
-    except TypeError:
-        fits = False
-    if not fits:
+        number = math.nan if isinstance(value, (str, bytes)) else float(value)
+    except (TypeError, ValueError, RuntimeError):
+        number = math.nan
+    if not least <= number <= most:
         raise ValueError(f"{name} must be a number from {least:g} to {most:g}, got {value!r}")
+    return number
 
 
 def check_text(name: str, text: str) -> None:

@@ -191,7 +191,6 @@ def read_pickle(path: Path) -> list[Weights]:
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # a damaged pickle can raise anything
-        refuse_unmapped(path, error)
         named = r"(GLOBAL|unsupported class|unrecognized function) (\S+)"
         if refused := re.search(named, str(error)):
             raise CheckpointError(
@@ -199,6 +198,7 @@ def read_pickle(path: Path) -> list[Weights]:
                 "since it could run code: take a safetensors file, or have its tensors saved as "
                 "one (safetensors.torch.save_file) by someone who trusts it"
             ) from error
+        refuse_unmapped(path, error)
         raise damaged(path, error) from error
     if not isinstance(loaded, Mapping):
         raise CheckpointError(f"{path}: expected named tensors, found a {type(loaded).__name__}")

@@ -63,6 +63,7 @@ def upright(image: "Image", mode: str) -> "Image":
     turned = ImageOps.exif_transpose(image)
     if turned.mode.startswith("I"):
         turned = turned.convert("I").point(lambda level: level / 257 + 0.5).convert("L")
+        turned.info.pop("transparency", None)  # a level of 16 bits
     if mode == "L" and (np.asarray(turned.convert("RGBA"))[..., 3] < 255).any():
         raise ValueError(
             "a mask must be opaque, got one with transparent parts; flatten it on black"

@@ -148,7 +148,7 @@ def manifest(folder: Path, jobs: Sequence[Sequence[Job]], sources: dict[str, Any
         for job in every
     ]
     path = folder / MANIFEST
-    found = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    found = path.read_text("utf-8", errors="replace").splitlines() if path.exists() else []
     is_foreign = not all("file" in manifest_entry(line) for line in found)
     before = found if is_foreign or any(folder.glob("*.png")) else []
     if list(map(manifest_entry, before)) != list(map(manifest_entry, lines[: len(before)])):

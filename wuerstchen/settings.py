@@ -4,7 +4,7 @@ Nothing heavy is imported here, so that a wrong number is refused at once.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -108,12 +108,12 @@ class Settings:
         self._set_whole("feather", 0)
         self._set_whole("tile", SMALLEST_TILE)
         for name in ("guidance", "decoder_guidance"):
-            check_number(name, getattr(self, name), -MOST_GUIDANCE, MOST_GUIDANCE)
+            self._set_number(name, -MOST_GUIDANCE, MOST_GUIDANCE)
         for name in ("sampler", "decoder_sampler"):
             check_choice(name, getattr(self, name), SAMPLERS)
         check_choice("weighting", self.weighting, WEIGHTINGS)
         for name in ("guidance_rescale", "guidance_start", "guidance_end"):
-            check_number(name, getattr(self, name), 0, 1)
+            self._set_number(name, 0, 1)
         check_interval(self.guidance_start, self.guidance_end)
         object.__setattr__(self, "negative", self.negative or "")  # None, too, is nothing
         check_text("negative", self.negative)
@@ -124,10 +124,16 @@ class Settings:
         if value is not None or getattr(type(self), name) is not None:  # None only as the default
             object.__setattr__(self, name, check_whole(name, value, least, most))
 
+    def _set_number(self, name: str, least: float, most: float) -> None:
+        object.__setattr__(self, name, check_number(name, getattr(self, name), least, most))
+
     def _check_image(self) -> None:
         if self.strength is not None:
-            check_number("strength", self.strength, 0, 1)
-        sides = tuple(self.outpaint) if isinstance(self.outpaint, Iterable) else ()
+            self._set_number("strength", 0, 1)
+        try:
+            sides = tuple(self.outpaint)
+        except TypeError:
+            sides = ()
         if len(sides) != 4:
             raise ValueError(
                 f"outpaint must be pixels left, above, right and below, got {self.outpaint}"

@@ -51,6 +51,8 @@ from .tiling import cover, cut, decode_tiled, tiled
 
 Arguments = ParamSpec("Arguments")
 
+OVERSHOOT = 0.25  # of pixels beyond 0 and 1, which scaling leaves
+
 
 def inferring(method: Callable[Arguments, Tensor]) -> Callable[Arguments, Tensor]:
     """Return a method that runs without PyTorch's bookkeeping and returns a tensor like any other."""
@@ -402,7 +404,7 @@ def check_pixels(pixels: Tensor) -> None:
         raise ValueError(
             f"the sides of a picture must be multiples of 128 pixels, got {width}×{height}"
         )
-    if len(pixels) and not bool((pixels >= 0).all() & (pixels <= 1).all()):
+    if len(pixels) and not bool((pixels >= -OVERSHOOT).all() & (pixels <= 1 + OVERSHOOT).all()):
         least, most = (float(end) for end in pixels.aminmax())
         raise ValueError(f"pixels must be from 0 to 1, got some from {least:g} to {most:g}")
 

@@ -11,7 +11,7 @@ from zlib import crc32
 def unfinished(path: Path) -> Iterator[Path]:
     """Give a path to write to, beside `path`; what is still there when the block ends is removed."""
     # short, since the longest names are as long as names may be
-    part = path.with_name(f".{crc32(path.name.encode()):08x}.{os.getpid()}.part")
+    part = path.with_name(f".{crc32(os.fsencode(path.name)):08x}.{os.getpid()}.part")
     try:
         yield part
     finally:

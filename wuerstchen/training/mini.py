@@ -77,13 +77,14 @@ def tokenizer_of(
     numbers: Mapping[str, int], merges: Sequence[tuple[str, str]]
 ) -> CLIPTokenizerFast:
     """Return a CLIP tokenizer of the pieces that have `numbers`, put together by `merges` in order."""
-    with (
-        tempfile.TemporaryDirectory() as folder
-    ):  # the way that every version of transformers knows
+    # the way that every version of transformers knows
+    with tempfile.TemporaryDirectory() as folder:
         home, lines = Path(folder), ["#version: 0.2", *map(" ".join, merges)]
         (home / "vocab.json").write_text(json.dumps(numbers), encoding="utf-8")
         (home / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
         found: CLIPTokenizerFast = CLIPTokenizerFast.from_pretrained(home, model_max_length=77)
+    for trace in ("is_local", "local_files_only"):
+        found.init_kwargs.pop(trace, None)
     return found
 
 

@@ -60,7 +60,7 @@ class PriorTask:
     name = "prior"
 
     def __init__(self, decoder: DecoderTask, tower: Tower, stock: Stock) -> None:
-        self.decoder, self.tower, self.stock = decoder, tower, stock
+        self.decoder, self.tower = decoder, tower
         self.stage_c = initialise(StageC(STAGE_C))
         self.device = decoder.device
         self.networks = nn.ModuleDict({"stage_c": self.stage_c, "tower": tower}).to(self.device)
