@@ -34,32 +34,33 @@ folder_paths.add_model_folder_path(OWN_FOLDER, str(Path(folder_paths.models_dir)
 folder_paths.folder_names_and_paths[OWN_FOLDER][1].update(folder_paths.supported_pt_extensions)
 
 
-def choices(folder: str) -> list[str]:
-    """Return the bundled model, then the files of a host's folder and of `wuerstchen`."""
-    return [BUNDLED, *files(folder)]
+def choices(widget: str) -> list[str]:
+    """Return the bundled model, then the files that a widget may name."""
+    return [BUNDLED, *files(widget)]
 
 
-def files(folder: str) -> list[str]:
-    """Return the names of the files of a host's folder and of `wuerstchen`."""
-    places = (folder, OWN_FOLDER)
+def files(widget: str) -> list[str]:
+    """Return the names of the files of a widget's folder and of `wuerstchen`."""
+    places = (FOLDERS[widget], OWN_FOLDER)
     return sorted({name for place in places for name in folder_paths.get_filename_list(place)})
 
 
-def path_of(choice: str, folder: str, bundled: Path) -> str:
+def path_of(choice: str, widget: str, bundled: Path) -> str:
     """Return the path of a choice.
 
     Raises:
         FileNotFoundError: if the file is no longer there.
     """
-    return str(bundled) if choice == BUNDLED else file_of(choice, folder)
+    return str(bundled) if choice == BUNDLED else file_of(choice, widget)
 
 
-def file_of(choice: str, folder: str) -> str:
-    """Return the path of a file of a host's folder or of `wuerstchen`.
+def file_of(choice: str, widget: str) -> str:
+    """Return the path of a file of a widget's folder or of `wuerstchen`.
 
     Raises:
         FileNotFoundError: if it is no longer there.
     """
+    folder = FOLDERS[widget]
     found = folder_paths.get_full_path(folder, choice)
     found = found or folder_paths.get_full_path(OWN_FOLDER, choice)
     if found is None:
@@ -80,13 +81,13 @@ class FromFiles(io.ComfyNode):
         A link tells no name yet.
         """
         chosen = {name: one for name, one in given.items() if name in FOLDERS and one is not None}
-        return [written(choice, FOLDERS[name]) for name, choice in chosen.items()]
+        return [written(choice, widget) for widget, choice in chosen.items()]
 
 
-def written(choice: str, folder: str) -> float:
+def written(choice: str, widget: str) -> float:
     """Return when a file was written, 0 if it is not there."""
     try:
-        return Path(path_of(choice, folder, MINI)).stat().st_mtime
+        return Path(path_of(choice, widget, MINI)).stat().st_mtime
     except OSError:
         return 0.0
 
@@ -105,12 +106,12 @@ class LoadPrior(FromFiles):
             inputs=[
                 io.Combo.Input(
                     "prior",
-                    options=choices("diffusion_models"),
+                    options=choices("prior"),
                     tooltip="File of Stage C, from models/diffusion_models or models/wuerstchen.",
                 ),
                 io.Combo.Input(
                     "text_encoder",
-                    options=choices("text_encoders"),
+                    options=choices("text_encoder"),
                     tooltip="File of the prior's text encoder (published: OpenCLIP bigG), from "
                     "models/text_encoders or models/wuerstchen.",
                 ),
@@ -126,8 +127,8 @@ class LoadPrior(FromFiles):
 
     @classmethod
     def execute(cls, prior: str, text_encoder: str, weight_dtype: str) -> io.NodeOutput:
-        network = path_of(prior, "diffusion_models", MINI_PRIOR)
-        tower = path_of(text_encoder, "text_encoders", MINI_PRIOR / MINI_TOWER)
+        network = path_of(prior, "prior", MINI_PRIOR)
+        tower = path_of(text_encoder, "text_encoder", MINI_PRIOR / MINI_TOWER)
         embeddings = folder_paths.get_folder_paths("embeddings")
         return io.NodeOutput(
             host.diffusion_model(network, "stage_c", weight_dtype),
@@ -149,17 +150,17 @@ class LoadDecoder(FromFiles):
             inputs=[
                 io.Combo.Input(
                     "stage_b",
-                    options=choices("diffusion_models"),
+                    options=choices("stage_b"),
                     tooltip="File of Stage B, from models/diffusion_models or models/wuerstchen.",
                 ),
                 io.Combo.Input(
                     "stage_a",
-                    options=choices("vae"),
+                    options=choices("stage_a"),
                     tooltip="File of Stage A (the VQGAN), from models/vae or models/wuerstchen.",
                 ),
                 io.Combo.Input(
                     "text_encoder",
-                    options=choices("text_encoders"),
+                    options=choices("text_encoder"),
                     tooltip="File of the decoder's text encoder (published: OpenCLIP H), from "
                     "models/text_encoders or models/wuerstchen.",
                 ),
@@ -178,13 +179,13 @@ class LoadDecoder(FromFiles):
     def execute(
         cls, stage_b: str, stage_a: str, text_encoder: str, weight_dtype: str
     ) -> io.NodeOutput:
-        network = path_of(stage_b, "diffusion_models", MINI_DECODER)
-        tower = path_of(text_encoder, "text_encoders", MINI_DECODER / MINI_TOWER)
+        network = path_of(stage_b, "stage_b", MINI_DECODER)
+        tower = path_of(text_encoder, "text_encoder", MINI_DECODER / MINI_TOWER)
         embeddings = folder_paths.get_folder_paths("embeddings")
         return io.NodeOutput(
             host.diffusion_model(network, "stage_b", weight_dtype),
             host.text_tower(tower, "h", weight_dtype, embeddings),
-            host.autoencoder(path_of(stage_a, "vae", MINI_DECODER), weight_dtype),
+            host.autoencoder(path_of(stage_a, "stage_a", MINI_DECODER), weight_dtype),
         )
 
 
@@ -202,7 +203,7 @@ class LoadStageA(FromFiles):
             inputs=[
                 io.Combo.Input(
                     "stage_a",
-                    options=choices("vae"),
+                    options=choices("stage_a"),
                     tooltip="File of Stage A (the VQGAN), from models/vae or models/wuerstchen.",
                 ),
                 io.Combo.Input("weight_dtype", options=host.WEIGHT_DTYPES, tooltip=WEIGHT_DTYPE),
@@ -212,7 +213,9 @@ class LoadStageA(FromFiles):
 
     @classmethod
     def execute(cls, stage_a: str, weight_dtype: str) -> io.NodeOutput:
-        return io.NodeOutput(host.autoencoder(path_of(stage_a, "vae", MINI_DECODER), weight_dtype))
+        return io.NodeOutput(
+            host.autoencoder(path_of(stage_a, "stage_a", MINI_DECODER), weight_dtype)
+        )
 
 
 class LoadCompressor(FromFiles):
@@ -228,7 +231,7 @@ class LoadCompressor(FromFiles):
             inputs=[
                 io.Combo.Input(
                     "compressor",
-                    options=choices("vae"),
+                    options=choices("compressor"),
                     tooltip="File of the compressor (published: warp-ai/EfficientNetEncoder), from "
                     "models/vae or models/wuerstchen.",
                 ),
@@ -241,5 +244,5 @@ class LoadCompressor(FromFiles):
 
     @classmethod
     def execute(cls, compressor: str, weight_dtype: str) -> io.NodeOutput:
-        path = path_of(compressor, "vae", MINI_DECODER)
+        path = path_of(compressor, "compressor", MINI_DECODER)
         return io.NodeOutput(host.semantic_encoder(path, weight_dtype))

@@ -5,9 +5,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from . import host
-from .load import FOLDERS, FromFiles, file_of, files
-
-FOLDER = FOLDERS["lora"]
+from .load import FromFiles, file_of, files
 
 
 class LoadLora(FromFiles):
@@ -29,7 +27,7 @@ class LoadLora(FromFiles):
                 ),
                 io.Combo.Input(
                     "lora",
-                    options=files(FOLDER),
+                    options=files("lora"),
                     tooltip="File of the LoRA, from models/loras or models/wuerstchen.",
                 ),
                 io.Float.Input(
@@ -54,5 +52,5 @@ class LoadLora(FromFiles):
     def execute(
         cls, model: Any, clip: Any, lora: str, strength_model: float, strength_clip: float
     ) -> io.NodeOutput:
-        path = file_of(lora, FOLDER)
+        path = file_of(lora, "lora")
         return io.NodeOutput(*host.with_lora(model, clip, path, strength_model, strength_clip))

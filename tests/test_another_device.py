@@ -13,13 +13,13 @@ from wuerstchen import Wuerstchen, placement
 from wuerstchen.pixels import to_pixels
 from wuerstchen.samplers import SAMPLERS
 from wuerstchen.training import __main__ as jobs, decoder, prior, text, vqgan
-from wuerstchen.training.data import SIZES
 from wuerstchen.training.decoder import DecoderTask, StageBTask
 from wuerstchen.training.loop import Task
 from wuerstchen.training.prior import PriorTask
-from wuerstchen.training.shapes import random_scene
 from wuerstchen.training.text import TextTask
 from wuerstchen.training.vqgan import StageATask
+
+from .training.test_training import random_stock
 
 try:
     from .another_device import CPU, CROSSINGS, DEVICE
@@ -105,13 +105,12 @@ def test_what_is_trained_is_judged_there(name: str, monkeypatch: pytest.MonkeyPa
     texts = TextTask(DEVICE)
     with_compressor = DecoderTask(StageATask(DEVICE).stage_a, texts.towers["decoder"], DEVICE)
     rng = np.random.default_rng(0)
-    stock = [(torch.randn(4, 16, 6, 6), [random_scene(rng) for _ in range(4)]) for _ in SIZES]
     make: dict[str, Callable[[], Task]] = {
         "stage_a": lambda: StageATask(DEVICE),
         "text": lambda: TextTask(DEVICE),
         "decoder": lambda: with_compressor,
         "stage_b": lambda: StageBTask(with_compressor),
-        "prior": lambda: PriorTask(with_compressor, texts.towers["prior"], stock),
+        "prior": lambda: PriorTask(with_compressor, texts.towers["prior"], random_stock()),
     }
     task = make[name]()
     for loss in task.losses(task.draw(rng, 0.0), 0.0).values():

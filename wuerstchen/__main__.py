@@ -58,10 +58,7 @@ def command(words: list[str]) -> None:
     """
     if words in (["info"], ["convert"]):
         word = words[0]
-        raise ValueError(
-            f"{word} needs a SOURCE (see wuerstchen {word} --help); to paint the word {word!r}, "
-            f"write wuerstchen -- {word}"
-        )
+        raise misplaced(word, "needs a SOURCE")
     if words[:1] == ["info"]:
         show_info(words)
     elif words[:1] == ["convert"]:
@@ -74,12 +71,17 @@ def command(words: list[str]) -> None:
             and "--" not in words
         ):
             word = args.wanted[0]
-            raise ValueError(
-                f"{word} comes first and has options of its own (see wuerstchen {word} --help); to "
-                f"paint the word {word!r}, write wuerstchen -- {word}"
-            )
+            raise misplaced(word, "comes first and has options of its own")
         for line in paint(args):
             print(line, flush=True)
+
+
+def misplaced(word: str, rule: str) -> ValueError:
+    """Return what to say of a subcommand that breaks a rule, and of a prompt that looks like one."""
+    return ValueError(
+        f"{word} {rule} (see wuerstchen {word} --help); to paint the word {word!r}, write "
+        f"wuerstchen -- {word}"
+    )
 
 
 def show_info(words: list[str]) -> None:

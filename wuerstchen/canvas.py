@@ -12,6 +12,7 @@ Shapes: N batch, H W pixels, multiples of 128; h w semantic cells.
 from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -21,6 +22,9 @@ from .checks import check_whole
 from .pixels import fitted, picture, to_pixels
 from .settings import Settings
 from .sizes import SMALLEST_SIDE, cells
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,15 +62,8 @@ def canvas_for(settings: Settings) -> Canvas:
     """
     image = picture(settings.image, "RGB")
     mask = None if settings.mask is None else picture(settings.mask, "L")
-    if mask is not None and mask.size != image.size:
-        sizes = [f"{width}×{height}" for width, height in (image.size, mask.size)]
-        raise ValueError(
-            f"the mask must be of the image's size, {sizes[0]}, got {sizes[1]}; resize it"
-        )
-    if mask is not None and mask.getextrema()[1] == 1:
-        raise ValueError("the mask must be white, 255, where to paint, its largest level is 1")
-    if mask is not None and mask.getextrema()[1] == 0 and not any(settings.outpaint):
-        raise ValueError("the mask must be white somewhere, where to paint; it is black all over")
+    if mask is not None:
+        check_mask(mask, image.size, may_keep_all=any(settings.outpaint))
     size = settings.width or image.width, settings.height or image.height
     check_sides(*size)
     pixels = to_pixels(fitted(image, size))
@@ -77,6 +74,22 @@ def canvas_for(settings: Settings) -> Canvas:
     left, top, right, bottom = settings.outpaint
     around = (left, right, top, bottom)
     return bordered(F.pad(pixels, around, mode="replicate"), F.pad(anew, around, value=1.0))
+
+
+def check_mask(mask: "Image", size: tuple[int, int], may_keep_all: bool) -> None:
+    """Refuse a mask of another size than the image's, or without white.
+
+    Raises:
+        ValueError: with the rule.
+    """
+    if mask.size != size:
+        wanted, found = (f"{width}×{height}" for width, height in (size, mask.size))
+        raise ValueError(f"the mask must be of the image's size, {wanted}, got {found}; resize it")
+    largest = mask.getextrema()[1]
+    if largest == 1:
+        raise ValueError("the mask must be white, 255, where to paint, its largest level is 1")
+    if largest == 0 and not may_keep_all:
+        raise ValueError("the mask must be white somewhere, where to paint; it is black all over")
 
 
 def canvas_key(settings: Settings) -> Hashable:

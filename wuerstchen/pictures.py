@@ -37,13 +37,10 @@ def save(image: "Image", output: Path, about: dict[str, Any]) -> Path:
     readable = parameters(about).encode(errors="backslashreplace").decode()
     info.add_text("parameters", readable)
     info.add_text("wuerstchen", json.dumps(about))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with unfinished(path) as part:
-            image.save(part, format="PNG", pnginfo=info)
-            return part.replace(path) if path == output else put_new(part, path)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with unfinished(path) as part:
+        image.save(part, format="PNG", pnginfo=info)
+        return part.replace(path) if path == output else put_new(part, path)
 
 
 def put_new(part: Path, path: Path) -> Path:

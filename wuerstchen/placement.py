@@ -90,10 +90,11 @@ class Placement:
             pack: whether its weights are packed first, which pays if it is called many times.
         """
         stays = self.offload == "none" or self.device == CPU
-        if not stays and not (self.offload == "layer" and is_streamed(network)):
-            ready: AbstractContextManager[None] = moved(network, self.device)
-        else:
+        ready: AbstractContextManager[None]
+        if stays or (self.offload == "layer" and is_streamed(network)):
             ready = packing(network) if pack and self.offload == "none" else nullcontext()
+        else:
+            ready = moved(network, self.device)
         with ready, without_autocast(self.device):
             yield
 

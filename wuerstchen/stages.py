@@ -308,14 +308,7 @@ class Stages:
         if guidance > 1:
             parts.append(tower.encode([""]) if negative is None else negative)
         for part in parts:
-            if not isinstance(part, Tensor) or part.ndim != 3 or part.shape[2] != tower.width:
-                found = list(part.shape) if isinstance(part, Tensor) else type(part).__name__
-                raise ValueError(
-                    f"text must be features (N, L, {tower.width}) of this stage's own text tower, "
-                    f"got {found}"
-                )
-            if len(part) not in (1, n) or n == 0:
-                raise ValueError(f"one generator per text, got {n} for {len(part)}")
+            check_features(part, tower.width, n)
         parts = [
             part.expand(n, -1, -1).to(self.placement.device, self.placement.dtype) for part in parts
         ]
@@ -388,6 +381,21 @@ def finite(found: Tensor, stage: str, dtype: torch.dtype) -> Tensor:
             "or fp32, fewer or weaker LoRAs, or another checkpoint"
         )
     return found
+
+
+def check_features(text: Tensor, width: int, n: int) -> None:
+    """Refuse features of another text tower, or not of one text or `n`.
+
+    Raises:
+        ValueError: with the rule.
+    """
+    if not isinstance(text, Tensor) or text.ndim != 3 or text.shape[2] != width:
+        found = list(text.shape) if isinstance(text, Tensor) else type(text).__name__
+        raise ValueError(
+            f"text must be features (N, L, {width}) of this stage's own text tower, got {found}"
+        )
+    if len(text) not in (1, n) or n == 0:
+        raise ValueError(f"one generator per text, got {n} for {len(text)}")
 
 
 def check_pixels(pixels: Tensor) -> None:

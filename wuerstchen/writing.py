@@ -9,11 +9,17 @@ from zlib import crc32
 
 @contextmanager
 def unfinished(path: Path) -> Iterator[Path]:
-    """Give a path to write to, beside `path`; what is still there when the block ends is removed."""
+    """Give a path to write to, beside `path`; what is still there when the block ends is removed.
+
+    Raises:
+        OSError: of the block, with the name `path`.
+    """
     # short, since the longest names are as long as names may be
     part = path.with_name(f".{crc32(os.fsencode(path.name)):08x}.{os.getpid()}.part")
     try:
         yield part
+    except OSError as error:  # of a full disk it does not say where, else it names the part
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     finally:
         part.unlink(missing_ok=True)
 
@@ -28,10 +34,5 @@ def appearing(path: Path) -> Iterator[Path]:
         OSError: if it cannot be renamed.
     """
     with unfinished(path) as part:
-        try:
-            yield part
-            part.replace(path)
-        except OSError as error:
-            if error.errno and not error.filename:  # a full disk does not say where
-                error.filename = str(path)
-            raise
+        yield part
+        part.replace(path)
