@@ -1,25 +1,15 @@
-"""Loaders: files -> MODEL, CLIP, VAE. Files lie in the host's own folders, or in `wuerstchen`."""
+"""Loaders: files -> MODEL, CLIP, VAE."""
 
 from pathlib import Path
-from typing import Any
 
 import folder_paths
 from comfy_api.latest import io
 
 from ..wuerstchen.sources import DECODER_FOLDER, MINI, PRIOR_FOLDER
 from . import host
+from .files import FromFiles, choices, path_of
 
-BUNDLED = "mini (bundled)"
-OWN_FOLDER = "wuerstchen"
 MINI_PRIOR, MINI_DECODER = MINI / PRIOR_FOLDER, MINI / DECODER_FOLDER
-FOLDERS = {  # of the host, by the widget that names a file in it
-    "prior": "diffusion_models",
-    "stage_b": "diffusion_models",
-    "text_encoder": "text_encoders",
-    "stage_a": "vae",
-    "compressor": "vae",
-    "lora": "loras",
-}
 MINI_TOWER = Path("text_encoder") / "model.safetensors"
 WEIGHT_DTYPE = (
     "Precision in which the weights are stored. default: what ComfyUI chooses for this device; "
@@ -29,67 +19,6 @@ DIFFUSION_DTYPE = WEIGHT_DTYPE + (
     " fp8_e4m3fn stores the diffusion network alone in half the memory of fp16, which changes "
     "pictures a little."
 )
-
-folder_paths.add_model_folder_path(OWN_FOLDER, str(Path(folder_paths.models_dir) / OWN_FOLDER))
-folder_paths.folder_names_and_paths[OWN_FOLDER][1].update(folder_paths.supported_pt_extensions)
-
-
-def choices(widget: str) -> list[str]:
-    """Return the bundled model, then the files that a widget may name."""
-    return [BUNDLED, *files(widget)]
-
-
-def files(widget: str) -> list[str]:
-    """Return the names of the files of a widget's folder and of `wuerstchen`."""
-    places = (FOLDERS[widget], OWN_FOLDER)
-    return sorted({name for place in places for name in folder_paths.get_filename_list(place)})
-
-
-def path_of(choice: str, widget: str, bundled: Path) -> str:
-    """Return the path of a choice.
-
-    Raises:
-        FileNotFoundError: if the file is no longer there.
-    """
-    return str(bundled) if choice == BUNDLED else file_of(choice, widget)
-
-
-def file_of(choice: str, widget: str) -> str:
-    """Return the path of a file of a widget's folder or of `wuerstchen`.
-
-    Raises:
-        FileNotFoundError: if it is no longer there.
-    """
-    folder = FOLDERS[widget]
-    found = folder_paths.get_full_path(folder, choice)
-    found = found or folder_paths.get_full_path(OWN_FOLDER, choice)
-    if found is None:
-        raise FileNotFoundError(
-            f"{choice} is neither in models/{folder} nor in models/{OWN_FOLDER}; put it into one of "
-            "them, or choose another file"
-        )
-    return str(found)
-
-
-class FromFiles(io.ComfyNode):
-    """A node that runs again once a file that it reads has changed."""
-
-    @classmethod
-    def fingerprint_inputs(cls, **given: Any) -> list[float]:
-        """Return when the chosen files were written, 0 for those that are not there.
-
-        A link tells no name yet.
-        """
-        chosen = {name: one for name, one in given.items() if name in FOLDERS and one is not None}
-        return [written(choice, widget) for widget, choice in chosen.items()]
-
-
-def written(choice: str, widget: str) -> float:
-    """Return when a file was written, 0 if it is not there."""
-    try:
-        return Path(path_of(choice, widget, MINI)).stat().st_mtime
-    except OSError:
-        return 0.0
 
 
 class LoadPrior(FromFiles):

@@ -5,7 +5,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from . import host
-from .load import FromFiles, file_of, files
+from .files import FromFiles, file_of, files
 
 
 class LoadLora(FromFiles):

@@ -9,6 +9,7 @@ from comfy_api.latest import io
 from ..wuerstchen.prompt_files import read_jobs
 from ..wuerstchen.settings import Settings
 from . import host
+from .files import FromFiles, file_of
 
 KINDS = {".txt", ".csv", ".jsonl"}
 
@@ -21,7 +22,7 @@ def prompt_files() -> list[str]:
     return sorted(file.name for file in folder.iterdir() if file.suffix.lower() in KINDS)
 
 
-class LoadPrompts(io.ComfyNode):
+class LoadPrompts(FromFiles):
     """Prompts of a file, one run for each."""
 
     @classmethod
@@ -53,14 +54,9 @@ class LoadPrompts(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, file: str) -> float:
-        """Return what changes with the file."""
-        return Path(folder_paths.get_annotated_filepath(file)).stat().st_mtime
-
-    @classmethod
     def execute(cls, file: str) -> io.NodeOutput:
-        path = Path(folder_paths.get_annotated_filepath(file))
-        jobs = [job for row in read_jobs(path, Settings()) for job in row]
+        rows = read_jobs(Path(file_of(file, "file")), Settings())
+        jobs = [job for row in rows for job in row]
         negatives, seeds = ([getattr(j.settings, n) for j in jobs] for n in ("negative", "seed"))
         return io.NodeOutput([job.prompt for job in jobs], negatives, seeds)
 

@@ -38,8 +38,15 @@ def test_the_nodes_cost_a_tenth_of_a_second_and_import_no_model_library(check: A
 def test_a_loader_tells_when_its_file_was_written_if_it_knows_the_file(check: Any) -> None:
     found = check("starting.fingerprints")
     assert found["bundled"][0] > 0
-    assert found["absent"] == [0]
+    assert found["absent"] == found["absent prompts"] == [0]
     assert found["linked"] == []
+
+
+def test_a_file_of_prompts_that_is_gone_is_named_with_its_place(check: Any) -> None:
+    said = check("starting.missing_prompts")["said"]
+    assert said == (
+        "nowhere.txt is not in ComfyUI's input folder; put it there, or choose another file"
+    )
 
 
 def test_with_memory_for_half_of_every_network_nothing_changes(check: Any) -> None:

@@ -23,7 +23,20 @@ def importing() -> dict[str, Any]:
 
 
 def fingerprints() -> dict[str, Any]:
-    """Return what loaders tell of the bundled file, of one that is not there, and of a link."""
-    tell = nodes()["WuerstchenLoadStageA"].fingerprint_inputs
+    """Return what nodes tell of the bundled file, of files that are not there, and of a link."""
+    loader, prompts = (nodes()[f"WuerstchenLoad{name}"] for name in ("StageA", "Prompts"))
     chosen = {"bundled": "mini (bundled)", "absent": "nowhere.safetensors", "linked": None}
-    return {name: tell(stage_a=file, weight_dtype="fp32") for name, file in chosen.items()}
+    told = {
+        name: loader.fingerprint_inputs(stage_a=file, weight_dtype="fp32")
+        for name, file in chosen.items()
+    }
+    return told | {"absent prompts": prompts.fingerprint_inputs(file="nowhere.txt")}
+
+
+def missing_prompts() -> dict[str, Any]:
+    """Return what the node says of a file of prompts that is not there."""
+    try:
+        nodes()["WuerstchenLoadPrompts"].execute(file="nowhere.txt")
+    except FileNotFoundError as error:
+        return {"said": str(error)}
+    return {"said": None}
