@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from wuerstchen import CheckpointError, Settings, Wuerstchen, generators
 from wuerstchen.checkpoints import load_network
 from wuerstchen.lora import Loras
-from wuerstchen.lora_files import load_lora, matcher
+from wuerstchen.lora_files import load_lora
 from wuerstchen.lora_names import PRIOR, TEXT, Target, bare
+from wuerstchen.lora_peft import matcher
 from wuerstchen.notation import parse_lora
 from wuerstchen.placement import Placement, place
 from wuerstchen.stage_c import StageC, StageCConfig

@@ -17,8 +17,9 @@ from safetensors.torch import save_file
 
 from wuerstchen import Settings, Wuerstchen, __version__
 from wuerstchen.__main__ import main
+from wuerstchen.manifest import write_manifest
 from wuerstchen.pictures import read_metadata
-from wuerstchen.prompt_files import read_jobs, write_manifest
+from wuerstchen.prompt_files import read_jobs
 
 from .test_lora import random_pair
 from .test_main import about

@@ -1,8 +1,8 @@
 """A LoRA file -> updates by layer, each sure to fit.
 
 A file holds two thin matrices per layer, under names that `lora_names` knows, and may say an alpha:
-the update is alpha / rank · up · down, or up · down without one. PEFT writes alpha elsewhere: in a
-file beside the tensors or in their header.
+the update is alpha / rank · up · down, or up · down without one. PEFT writes alpha elsewhere
+(`lora_peft`).
 
 Shapes: up (rows, rank), down (rank, columns); those of a convolution have its kernel's sides
 behind.
@@ -12,28 +12,17 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .files import (
-    LONGEST_NAME,
-    SAFE,
-    CheckpointError,
-    Weights,
-    first_line,
-    parsed,
-    read,
-)
+from .files import CheckpointError, Weights, first_line, read
 from .lora_names import (
     ALPHA,
     MATRIX,
-    PRIOR,
     ROLES,
-    TEXT,
     Shapes,
     Target,
     addresses,
@@ -41,6 +30,7 @@ from .lora_names import (
     family_of,
     shapes_of,
 )
+from .lora_peft import CONFIG_FILE, adapter_config, adapter_scale
 from .recognise import recognise, shortened
 from .sources import listing, resolve
 
@@ -50,9 +40,6 @@ FILES = (
     "pytorch_lora_weights.bin",
     "adapter_model.bin",
 )
-# Repeats and groups in a pattern, and alternatives: with so many a comparison takes 20 ms at most.
-MOST_MARKS, MOST_CHOICES = 5, 50
-CONFIG_FILE, CONFIG_ENTRY = "adapter_config.json", "lora_adapter_metadata"
 EXPECTED = "a LoRA for Würstchen v2's Stage C (the prior) and its text tower"
 ADVICE = "take one that was trained on this prior (published: warp-ai/wuerstchen-prior)"
 
@@ -236,62 +223,3 @@ def split(entry: Entry, config: Mapping[str, Any]) -> Iterator[tuple[Target, Upd
         scale = adapter_scale(config, entry.targets[0], rank)
     for target, rows in zip(entry.targets, up.chunk(len(entry.targets)), strict=True):
         yield target, Update(up=rows, down=down, scale=scale)
-
-
-def adapter_config(path: Path) -> dict[str, Any]:
-    """Return what PEFT wrote of a LoRA in the file's header or beside it, nothing if it did not."""
-    from safetensors import safe_open
-
-    beside = path.with_name(CONFIG_FILE)
-    if path.name.startswith("adapter_model.") and beside.is_file():
-        return parsed(beside.read_bytes(), beside)
-    if path.suffix.lower() not in SAFE:
-        return {}
-    with safe_open(path, framework="pt") as file:
-        entry = (file.metadata() or {}).get(CONFIG_ENTRY)
-    return {} if entry is None else parsed(entry, path)
-
-
-@lru_cache(maxsize=4096)
-def matcher(pattern: str) -> re.Pattern[str]:
-    """Return one of PEFT's patterns of layer names, compiled as PEFT matches it.
-
-    Raises:
-        ValueError: if it is long, or could take for ever to match: if it repeats a group, or has
-            more than a few repeats and groups; also OverflowError and re.error.
-    """
-    bare = re.sub(r"\\.|\[[^]]*\]", "", pattern)  # without escapes and sets
-    marks = len(re.findall(r"[*+?{(]", bare.replace("(?:", "(")))
-    refused = re.search(r"\)[*+{]|\(\?[^:!=<]", bare)  # a group repeated, or with comments and such
-    if marks > MOST_MARKS or bare.count("|") > MOST_CHOICES or refused:
-        raise ValueError(f"the pattern {pattern[:40]!r}, which may take for ever")
-    if len(pattern) > LONGEST_NAME:
-        raise ValueError(f"a pattern of {len(pattern)} characters")
-    return re.compile(rf"(.*\.)?({pattern})")
-
-
-def adapter_scale(config: Mapping[str, Any], target: Target, rank: int) -> float:
-    """Return PEFT's scale of a layer: alpha / rank, or alpha / √rank if the config says so.
-
-    Entries have the part's name before them where a file has several parts.
-
-    Raises:
-        ValueError: if it is not a finite number; also ArithmeticError, AttributeError, TypeError
-            or re.error.
-    """
-
-    def entry(name: str, otherwise: Any) -> Any:
-        parts = (f"{target.part}.", "unet." if target.part == PRIOR else "", "")
-        return next((config[p + name] for p in parts if p + name in config), otherwise)
-
-    alpha, layer = entry("lora_alpha", rank), target.layer
-    if target.part == TEXT:  # as it is named where the adapter was made
-        layer = f"text_model.{layer.removeprefix('text_model.')}"
-    for pattern, own in (entry("alpha_pattern", None) or {}).items():
-        if matcher(pattern).fullmatch(layer):
-            alpha = own
-            break
-    scale = float(alpha) / (math.sqrt(rank) if entry("use_rslora", False) else rank)
-    if not math.isfinite(scale):
-        raise ValueError(f"lora_alpha {alpha}")
-    return scale

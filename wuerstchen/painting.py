@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from . import __version__
 from .checks import check_text
+from .manifest import manifest, write_manifest
 from .notation import parse_blend, parse_lora
 from .pictures import SOURCES, check_output, contact_sheet, save
-from .prompt_files import Job, manifest, read_jobs, write_manifest
+from .prompt_files import Job, read_jobs
 from .settings import Settings
 
 if TYPE_CHECKING:

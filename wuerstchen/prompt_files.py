@@ -1,28 +1,23 @@
-"""Files of prompts, and the folders they fill.
+"""Files of prompts.
 
     .txt    a prompt per line; empty lines are skipped
     .csv    a header, in it `prompt` and any settings; an empty cell is the setting's default;
             cells are separated by what is most frequent in the header: comma, semicolon or tab
     .jsonl  per line an object with the same names
 
-Every picture of a file has its name before the first is painted: `manifest.jsonl` in the folder says
-which prompt and settings each has. Pictures appear under their names when they are whole. So a run
-that was interrupted goes on with what is missing.
+Every picture of a file has its name before the first is painted.
 """
 
 import codecs
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from .checks import check_text
-from .pictures import MANIFEST
 from .settings import Settings
-from .writing import appearing
 
 
 class Job(NamedTuple):
@@ -131,52 +126,3 @@ def read_row(number: int, row: dict[str, Any], others: Mapping[str, Any]) -> tup
         return prompt, Settings.from_words(row, **others)
     except ValueError as error:
         raise ValueError(f"line {number}: {error}") from error
-
-
-def manifest(folder: Path, jobs: Sequence[Sequence[Job]], sources: dict[str, Any]) -> str:
-    """Return what the manifest of a folder is to say, which may begin so already.
-
-    More prompts may follow those of an earlier run.
-
-    Raises:
-        ValueError: if the folder is filled by other prompts or settings.
-        OSError: if it cannot be read.
-    """
-    every = [job for row in jobs for job in row]
-    lines = [
-        json.dumps({"file": job.file, "prompt": job.prompt, **asdict(job.settings), **sources})
-        for job in every
-    ]
-    path = folder / MANIFEST
-    found = path.read_text("utf-8", errors="replace").splitlines() if path.exists() else []
-    is_foreign = not all("file" in manifest_entry(line) for line in found)
-    before = found if is_foreign or any(folder.glob("*.png")) else []
-    if list(map(manifest_entry, before)) != list(map(manifest_entry, lines[: len(before)])):
-        raise ValueError(
-            f"{path} is of other prompts, settings or sources; give them as they were, to go on, "
-            "or another --output"
-        )
-    taken = [job.file for job in every[len(before) :] if (folder / job.file).exists()]
-    if taken:
-        raise ValueError(f"{folder} holds {taken[0]} of another run; give another --output")
-    return "\n".join(lines) + "\n"
-
-
-def write_manifest(folder: Path, text: str) -> None:
-    """Write the manifest of a folder.
-
-    Raises:
-        OSError: if it cannot be written.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with appearing(folder / MANIFEST) as part:
-        part.write_text(text, encoding="utf-8")
-
-
-def manifest_entry(line: str) -> dict[str, Any]:
-    """Return what a line of a manifest says of a picture, but for the version; {} of any other line."""
-    try:
-        entries = dict(json.loads(line))
-    except (TypeError, ValueError, RecursionError):
-        return {}
-    return {"quantize": "none", **entries, "version": None}
