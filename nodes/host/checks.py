@@ -8,7 +8,8 @@ from torch import Tensor
 from ...wuerstchen.sizes import VQ_PIXELS, vq_cells
 from .towers import Tower
 
-NAMES = {4: "a Stage B latent (or the host's own)", 16: "a Stage C latent"}
+STAGE_B, STAGE_C = 4, 16  # channels of a latent
+NAMES = {STAGE_B: "a Stage B latent (or the host's own)", STAGE_C: "a Stage C latent"}
 
 
 def check_model(model: Any, network: type[Any], where: str) -> None:
@@ -87,6 +88,15 @@ def check_channels(latent: Tensor, channels: int, advice: str) -> None:
         raise ValueError(f"the latent must have {channels} channels, got {shape}, {what}; {advice}")
 
 
+def check_stage_c_latent(latent: Tensor) -> None:
+    """Refuse a latent that is not Stage C's.
+
+    Raises:
+        ValueError: as `check_channels`.
+    """
+    check_channels(latent, STAGE_C, "connect the output of Würstchen Stage C Sampler")
+
+
 def check_text(text: Tensor | None, width: int, loader: str) -> None:
     """Refuse features of another text tower.
 
@@ -114,7 +124,7 @@ def check_semantic(semantic: Tensor | None, latent: Tensor, prompt_type: Any) ->
         )
     if semantic is None:
         return
-    check_channels(semantic, 16, "connect the output of Würstchen Stage C Sampler")
+    check_stage_c_latent(semantic)
     wanted, found = [vq_cells(side) for side in semantic.shape[2:]], list(latent.shape[2:])
     if found != wanted:
         height, width = (side * VQ_PIXELS for side in wanted)

@@ -4,7 +4,7 @@ from typing import Any
 
 from ...wuerstchen.interpolation import interpolate
 from ...wuerstchen.sampling import LATENT_SHIFT
-from .checks import check_channels
+from .checks import check_stage_c_latent
 
 
 def latents_between(start: dict[str, Any], end: dict[str, Any], frames: int) -> dict[str, Any]:
@@ -16,7 +16,7 @@ def latents_between(start: dict[str, Any], end: dict[str, Any], frames: int) -> 
         ValueError: if one is not Stage C's or is a batch, or they differ in size.
     """
     for latent in (start, end):
-        check_channels(latent["samples"], 16, "connect the output of Würstchen Stage C Sampler")
+        check_stage_c_latent(latent["samples"])
         if len(latent["samples"]) != 1:
             count = len(latent["samples"])
             raise ValueError(f"a path leads from one latent to one, got {count}; take one of them")

@@ -21,7 +21,7 @@ from ...wuerstchen.sampling import (
     time_at,
 )
 from ...wuerstchen.sizes import cells, vq_cells
-from .checks import check_channels, check_model
+from .checks import check_channels, check_model, check_stage_c_latent
 from .diffusion import SEMANTIC, HostedB, HostedC
 from .sizes import handed_on, sized
 from .tiles import in_windows
@@ -108,7 +108,7 @@ def with_semantic(conditioning: Any, semantic: Latent) -> Any:
         ValueError: if the latent is not Stage C's, or empty.
     """
     given = semantic["samples"]
-    check_channels(given, 16, "connect the output of Würstchen Stage C Sampler")
+    check_stage_c_latent(given)
     if not given.any():
         raise ValueError("the Stage C latent is empty; put Würstchen Stage C Sampler after it")
     return [[text, {**entries, SEMANTIC: given}] for text, entries in conditioning]

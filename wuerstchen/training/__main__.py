@@ -9,7 +9,7 @@ goes on where it was; logs and pictures lie in the work folder.
 `python -m wuerstchen.training samplers` measures what samplers, steps and presets cost and lose. It
 too goes on where it was stopped, and writes samplers.json and samplers.png.
 
-`python -m wuerstchen.training precision` measures what bfloat16 and 8-bit weights lose.
+`python -m wuerstchen.training precision` measures what bfloat16, 8-bit and fp8 weights lose.
 
 `python -m wuerstchen.training previews` fits the colours in which a host shows unfinished latents.
 """
@@ -222,12 +222,12 @@ def write_samplers(args: argparse.Namespace) -> None:
 
 def print_precision(args: argparse.Namespace) -> None:
     """Print what each precision loses."""
-    print("weights        C and B  adherence  lost             semantic latent  pixels")
+    print("weights              C and B  adherence  lost             semantic latent  pixels")
     device = str(args.device)
     for loss in precision(args.model, prompts=args.prompts, seed=args.seed, device=device):
         name = loss.dtype if loss.quantize == "none" else f"{loss.quantize}, {loss.dtype}"
         print(
-            f"{name:<12}{loss.megabytes:7.1f} MB  {loss.right:9.1%}  {loss.lost:+5.2f} ± "
+            f"{name:<18}{loss.megabytes:7.1f} MB  {loss.right:9.1%}  {loss.lost:+5.2f} ± "
             f"{loss.error:4.2f} points  {loss.semantic:15.2%}  {loss.grey:4.2f} levels",
             flush=True,
         )

@@ -5,8 +5,11 @@ steps, and compared picture by picture with those in float32.
 """
 
 from collections.abc import Iterator
+from functools import partial
+from itertools import chain
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from ..checks import check_whole
@@ -16,7 +19,8 @@ from .distances import grey_distance, path_distance
 from .trial import Trial, paired_loss
 
 EXACT = ("fp32", "none")
-LESS = (("bf16", "none"), ("fp32", "int8"), ("bf16", "int8"))
+FP8 = "fp8_e4m3fn"  # as the nodes' loaders store weights
+LESS = (("bf16", "none"), ("fp32", "int8"), ("bf16", "int8"), ("fp32", FP8), ("bf16", FP8))
 
 
 class Loss(NamedTuple):
@@ -24,7 +28,7 @@ class Loss(NamedTuple):
 
     Attributes:
         dtype: of all weights and of what is calculated.
-        quantize: how the weights of Stages C and B are stored.
+        quantize: how the weights of Stages C and B are stored: none, int8 or `FP8`.
         megabytes: of the weights of Stages C and B.
         right: share of pictures in which the judge reads everything as it was asked for.
         lost: points by which that is less.
@@ -52,20 +56,29 @@ def precision(source: str, *, prompts: int = 400, seed: int = 0, device: str) ->
     check_whole("prompts", prompts, 2)
     exact: tuple[Tensor, Tensor, list[int]] | None = None
     for dtype, quantize in (EXACT, *LESS):
-        model = Wuerstchen.load(
-            source, device=device, dtype=dtype, quantize=quantize, progress=False
-        )
+        model = stored(source, device, dtype, quantize)
         z, pixels, right = painted(model, prompts, seed)
         exact = exact or (z, pixels, right)
         yield Loss(
             dtype,
             quantize,
-            megabytes(model),
+            megabytes(model, quantize),
             sum(right) / prompts,
             *paired_loss(exact[2], right),
             path_distance(z, exact[0]),
             grey_distance(pixels, exact[1]),
         )
+
+
+def stored(source: str, device: str, dtype: str, quantize: str) -> Wuerstchen:
+    """Return a model whose Stages C and B are stored as `quantize` says."""
+    load = partial(Wuerstchen.load, source, device=device, dtype=dtype, progress=False)
+    if quantize != FP8:
+        return load(quantize=quantize)
+    model = load()
+    for numbers in chain(model.stage_c.parameters(), model.stage_b.parameters()):
+        numbers.copy_(numbers.to(torch.float8_e4m3fn))
+    return model
 
 
 def painted(model: Wuerstchen, prompts: int, seed: int) -> tuple[Tensor, Tensor, list[int]]:
@@ -76,7 +89,8 @@ def painted(model: Wuerstchen, prompts: int, seed: int) -> tuple[Tensor, Tensor,
     return z, pixels, [int(all(traits.values())) for traits in trial.judged(pixels)]
 
 
-def megabytes(model: Wuerstchen) -> float:
-    """Return what the weights of Stages C and B take."""
-    networks = (model.stage_c, model.stage_b)
-    return float(sum(x.nbytes for part in networks for x in part.state_dict().values())) / 1e6
+def megabytes(model: Wuerstchen, quantize: str) -> float:
+    """Return what the weights of Stages C and B take, stored as `quantize` says."""
+    states = (network.state_dict().values() for network in (model.stage_c, model.stage_b))
+    sizes = (x.numel() if quantize == FP8 else x.nbytes for x in chain(*states))
+    return float(sum(sizes)) / 1e6
