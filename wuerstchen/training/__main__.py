@@ -54,7 +54,7 @@ PLANS = {
     "stage_a": Plan(steps=3000, lr=2e-3),
     "text": Plan(steps=1000, lr=1e-3),
     "decoder": Plan(steps=5500, lr=1.5e-3, decay=0.999, look_every=1500),
-    "stage_b": Plan(steps=14000, lr=8e-4, decay=0.999, look_every=1500),
+    "stage_b": Plan(steps=44000, lr=8e-4, decay=0.999, look_every=1500),
     "prior": Plan(steps=16000, lr=1.8e-3, decay=0.999, look_every=1500),
 }
 
