@@ -120,9 +120,15 @@ def test_a_folder_of_other_weights_is_refused(table: Table) -> None:
 
 def test_an_axis_has_two_marks_for_any_figures() -> None:
     for found in ([0.004, 0.009], [0.01], [1.0], [0.004, 7.0], [3.0, 900.0]):
-        axis = marks(found, "spread")
+        axis = marks(found, "stage_c", "spread")
+        assert len(axis) >= 2
         assert all(0 <= share(value, axis, False) <= 1 for value in found)
-    assert len(marks([1.0, 1.0], "everything")) == 2
+    assert len(marks([1.0, 1.0], "stage_c", "everything")) == 2
+
+
+def test_grey_levels_below_one_are_no_shares() -> None:
+    assert marks([0.87, 25.0], "stage_b", "path") == [0.5, 1, 2, 5, 10, 20]
+    assert marks([0.016, 0.25], "stage_c", "path") == [0.01, 0.02, 0.05, 0.1, 0.2]
 
 
 def test_what_a_case_loses_is_paired_with_the_default() -> None:
@@ -137,8 +143,8 @@ def test_what_a_case_loses_is_paired_with_the_default() -> None:
 def test_the_chart_shows_every_sampler(tmp_path: Path) -> None:
     rows = [
         {"part": part, "settings": changes(case), "calls": calls(case)}
-        | {"everything": 0.9, "path": 0.1 + i / 500, "spread": 0.2 + i / 500}
-        for part in ("stage_c", "stage_b")
+        | {"everything": 0.9, "path": (1 + i / 50) * unit, "spread": 0.2 + i / 500}
+        for part, unit in (("stage_c", 0.1), ("stage_b", 5.0))
         for i, case in enumerate(PARTS[part])
     ]
     content = {

@@ -36,7 +36,7 @@ COLOURS: dict[str, Colour] = {
 CALLS = {"stage_c": (6, 8, 12, 16, 20, 28, 40, 58), "stage_b": (1, 2, 3, 4, 6, 8, 12)}
 ADHERENCE = "everything"
 LEAST = 16  # twentieths of adherence; the chart is about what is useful
-MARKS = (1.0, 2.0, 5.0, 10.0, 20.0)  # per cent, or grey levels
+MARKS = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0)  # per cent, or grey levels
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def draw_chart(table: Row, path: Path) -> None:
             corner = (LEFT + j * (PANEL_W + GAP_X), TOP + i * (PANEL_H + GAP_Y))
             exact = table["exact"][part] if name == "spread" else {}
             found = [row[name] for row in rows if row[name] is not None]
-            up = marks([*found, *exact.values()], name)
+            up = marks([*found, *exact.values()], part, name)
             panel = Panel(pen, corner, CALLS[part], up, name == ADHERENCE)
             panel.frame(*titles(part, name, table["scale"]))
             for sampler in COLOURS:
@@ -122,17 +122,24 @@ def titles(part: str, name: str, scale: Row) -> tuple[str, str, str, bool]:
         ),
     }[name]
     foot = f"network calls of {stage} per picture"
-    return f"{stage}: {title}", unit, foot, not (pixels and name == "path")
+    return f"{stage}: {title}", unit, foot, not is_grey(part, name)
 
 
-def marks(found: Sequence[float], name: str) -> Sequence[float]:
+def is_grey(part: str, name: str) -> bool:
+    """Whether a figure is in grey levels, not a share."""
+    return (part, name) == ("stage_b", "path")
+
+
+def marks(found: Sequence[float], part: str, name: str) -> Sequence[float]:
     """Return two marks or more of an axis that holds all figures, except for the very worst."""
     if name == ADHERENCE:
         least = min(max(math.floor(20 * min(found)), LEAST), 19)
         return [share / 20 for share in range(least, 21)]
-    unit = 1.0 if min(found) >= 1 else 0.01
+    unit = 1.0 if is_grey(part, name) else 0.01
     most = min(mark for mark in MARKS[1:] if mark * unit >= max(found) or mark == MARKS[-1])
-    return [mark * unit for mark in MARKS if mark <= most]
+    lowest = min(found) / 1.5  # which leaves room for words below it
+    first = max(mark for mark in MARKS if mark * unit <= lowest or mark == MARKS[0])
+    return [mark * unit for mark in MARKS if min(first, most / 2) <= mark <= most]
 
 
 def points(rows: Sequence[Row], part: str, sampler: str, name: str) -> Iterator[Point]:
