@@ -3,7 +3,7 @@
 import json
 import math
 import signal
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -39,6 +39,7 @@ class Doubling:
     infinite: Container[int] = ()
     before: Callable[[int], None] = nothing
     count: int = 0
+    ground: Sequence[nn.Module] = ()
     networks: nn.ModuleDict = field(init=False)
 
     def __post_init__(self) -> None:
@@ -155,6 +156,18 @@ def test_a_state_of_other_sizes_or_of_an_older_loop_is_refused_in_one_line(
     torch.save(state, tmp_path / "doubling.pt")
     with pytest.raises(ValueError, match="begin anew in another folder"):
         use(Doubling(), tmp_path)
+
+
+@pytest.mark.parametrize("use", [lambda *given: train(given[0], PLAN, given[1]), finished])
+def test_a_state_that_stands_on_a_part_trained_anew_is_refused(
+    tmp_path: Path, use: Callable[[Doubling, Path], object]
+) -> None:
+    before, anew = nn.Linear(2, 2), nn.Linear(2, 2)
+    train(Doubling(ground=[before]), PLAN, tmp_path)
+    use(Doubling(ground=[before]), tmp_path)
+    with pytest.raises(ValueError, match=r"doubling\.pt must stand on the parts before it") as told:
+        use(Doubling(ground=[anew]), tmp_path)
+    assert "remove it, and the same command trains it, too" in str(told.value)
 
 
 def test_the_bar_is_not_drawn_at_every_step(

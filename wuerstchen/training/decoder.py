@@ -9,6 +9,7 @@ In training the semantic latent z has unit variance; `export.py` folds the publi
 (raw = 42 z - 1) into the weights.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,6 +61,7 @@ class DecoderTask:
     def __init__(self, stage_a: StageA, tower: Tower, device: torch.device) -> None:
         self.device = device
         self.stage_a = stage_a.eval().requires_grad_(False)
+        self.ground: Sequence[nn.Module] = (self.stage_a,)
         self.tower = tower
         self.stage_b = initialise(StageB(STAGE_B))
         self.compressor = compressor()
@@ -171,7 +173,7 @@ class StageBTask:
     def __init__(self, decoder: DecoderTask) -> None:
         self.decoder = decoder
         self.networks = nn.ModuleDict({"stage_b": decoder.stage_b, "tower": decoder.tower})
-        decoder.compressor.eval().requires_grad_(False)
+        self.ground: Sequence[nn.Module] = (decoder.compressor.eval().requires_grad_(False),)
 
     @staticmethod
     def draw(rng: np.random.Generator, progress: float) -> DecoderBatch:

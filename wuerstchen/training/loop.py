@@ -5,7 +5,7 @@ a run that was stopped goes on as if it never was.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from .interrupts import leave_signals_to_the_trainer, stop_on_signal
+from .kept import checksum
 from .log import Log
 from .states import copy_into, load_state, save_state, steps_done, trained
 
@@ -48,6 +49,7 @@ class Task(Protocol):
 
     name: str
     networks: nn.ModuleDict
+    ground: Sequence[nn.Module]  # finished networks of parts before it, on which it stands
 
     @property
     def draw(self) -> Draw:
@@ -71,7 +73,7 @@ def train(task: Task, plan: Plan, folder: Path) -> None:
 
     Raises:
         FloatingPointError: if the gradients of `PATIENCE` steps in a row are not finite.
-        ValueError: if the state in `folder` is of other networks.
+        ValueError: if the state in `folder` is of other networks, or stands on others.
     """
     folder.mkdir(parents=True, exist_ok=True)
     run = Run(task, plan, folder)
@@ -205,6 +207,7 @@ class Run:
                 "networks": self.task.networks.state_dict(),
                 "average": self.average,
                 "optimizer": self.optimizer.state_dict(),
+                "ground": checksum(*self.task.ground),
             },
         )
 
@@ -212,12 +215,12 @@ class Run:
         """Take up the state of an earlier run, if there is one, and cut the log to it.
 
         Raises:
-            ValueError: if the state is of other networks.
+            ValueError: if the state is of other networks, or stands on others.
         """
         if not self.path.exists():
             self.log.go_on(0, 0.0)
             return
-        state = load_state(self.path, self.task.networks)
+        state = load_state(self.path, self.task.networks, checksum(*self.task.ground))
         self.step, self.skipped, self.recent = state["step"], state["skipped"], state["recent"]
         copy_into(self.average, state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -233,12 +236,12 @@ def finished(task: T, folder: Path) -> T:
 
     Raises:
         FileNotFoundError: if it was not trained yet.
-        ValueError: if its training is not at its end, or was of other networks.
+        ValueError: if its training is not at its end, was of other networks, or stands on others.
     """
     path = state_path(task.name, folder)
     if not path.exists():
         raise FileNotFoundError(f"{path} is not there; train the part {task.name} first")
-    state = load_state(path, task.networks)
+    state = load_state(path, task.networks, checksum(*task.ground))
     if state["step"] < state["steps"]:
         raise ValueError(
             f"{path} must have all {state['steps']} steps, got {state['step']}; "

@@ -4,6 +4,7 @@ The compressor is given, so the latents of a stock of pictures are made once; ca
 afresh each time. The text tower goes on learning with Stage C, and keeps being asked for the scene.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -63,6 +64,7 @@ class PriorTask:
         self.decoder, self.tower = decoder, tower
         self.stage_c = initialise(StageC(STAGE_C))
         self.device = decoder.device
+        self.ground: Sequence[nn.Module] = (decoder.compressor,)
         self.networks = nn.ModuleDict({"stage_c": self.stage_c, "tower": tower}).to(self.device)
         self.draw = partial(drawn_from, stock)
         decoder.networks.eval()

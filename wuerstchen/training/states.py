@@ -1,4 +1,7 @@
-"""The file of a training run: written whole, and refused unless it is of the networks as they are."""
+"""The file of a training run: written whole, and refused unless it is of the networks as they are.
+
+So it is if what the run stands on, the finished networks of parts before it, was trained anew.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +12,8 @@ from torch import Tensor, nn
 
 from ..writing import appearing
 
-ENTRIES = {"step", "steps", "seconds", "recent", "skipped", "networks", "average", "optimizer"}
+FIGURES = {"step", "steps", "seconds", "recent", "skipped"}
+ENTRIES = FIGURES | {"networks", "average", "optimizer", "ground"}
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
@@ -18,11 +22,12 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
         torch.save(state, part)
 
 
-def load_state(path: Path, networks: nn.Module) -> dict[str, Any]:
+def load_state(path: Path, networks: nn.Module, ground: str) -> dict[str, Any]:
     """Put a state's weights, not the averaged ones, into `networks`, and return all its entries.
 
     Raises:
-        ValueError: if it is of networks of other sizes, or lacks an entry.
+        ValueError: if it is of networks of other sizes, lacks an entry, or stands on networks of
+            another checksum than `ground`.
     """
     device = next(networks.parameters()).device
     state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
@@ -30,6 +35,11 @@ def load_state(path: Path, networks: nn.Module) -> dict[str, Any]:
         raise ValueError(
             f"{path} must be of the networks and the loop as they are now, but is of others; "
             "begin anew in another folder"
+        )
+    if state["ground"] != ground:
+        raise ValueError(
+            f"{path} must stand on the parts before it as they are now, but one of them was trained "
+            "anew; remove it, and the same command trains it, too"
         )
     networks.load_state_dict(state["networks"])
     return state

@@ -4,6 +4,7 @@ Before a tower conditions a stage it learns to tell the attributes of a scene ap
 heads at the end token and at padding, since the stages attend to all of them.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -76,6 +77,7 @@ class TextTask:
     """Both towers at once."""
 
     name = "text"
+    ground: Sequence[nn.Module] = ()
 
     def __init__(self, device: torch.device) -> None:
         widths = {"prior": STAGE_C.c_cond, "decoder": STAGE_B.clip_embd}

@@ -5,6 +5,7 @@ Stage A's `scale_factor`. Half of the pictures pass through the codebook (van de
 straight-through), so that the latent stays close to it and can be used either way.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ class StageATask:
     """Reconstruction of small windows."""
 
     name = "stage_a"
+    ground: Sequence[nn.Module] = ()
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
