@@ -163,9 +163,10 @@ def test_masks_and_sizes_that_do_not_fit_are_refused(model: Wuerstchen) -> None:
             model.sample_semantic(text, rngs, (128, 128), latent=other)
     with pytest.raises(ValueError, match="a mask has one row or one per generator"):
         model.sample_semantic(text, rngs, latent=latent, mask=torch.ones(3, 1, 3, 3))
-    for features in (model.encode_text([CIRCLE]), model.encode_text([CIRCLE]).decoder, text[0]):
+    both: Any = model.encode_text([CIRCLE])
+    for features in (both, both.decoder, text[0]):
         with pytest.raises(ValueError, match=r"text must be features \(N, L, 128\) of this"):
-            model.sample_semantic(features, rngs)  # type: ignore[arg-type]
+            model.sample_semantic(features, rngs)
     with pytest.raises(ValueError, match="one generator per text, got 0 for 1"):
         model.sample_semantic(text, [])
 

@@ -148,7 +148,7 @@ class NoNetworks(pickle.Pickler):
 
     def reducer_override(self, thing: Any) -> Any:
         assert not isinstance(thing, nn.Module)
-        return NotImplemented
+        return NotImplemented  # which tells pickle to go its own way
 
 
 def test_what_draws_takes_no_network_along(whole: PriorTask) -> None:

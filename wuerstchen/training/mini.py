@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 import torch
 from tokenizers.pre_tokenizers import ByteLevel
 from torch import nn
+
+# transformers 5 makes this name when it is imported, which a type checker cannot see
 from transformers import CLIPTokenizerFast  # type: ignore[attr-defined]
 
 from ..compressor import CompressorConfig, Stage

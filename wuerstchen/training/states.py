@@ -12,8 +12,17 @@ from torch import Tensor, nn
 
 from ..writing import appearing
 
-FIGURES = {"step", "steps", "seconds", "recent", "skipped"}
-ENTRIES = FIGURES | {"networks", "average", "optimizer", "ground"}
+ENTRIES = {
+    "step",
+    "steps",
+    "seconds",
+    "recent",
+    "skipped",
+    "networks",
+    "average",
+    "optimizer",
+    "ground",
+}
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
