@@ -99,7 +99,8 @@ def text(bench: Bench, shapes: Shapes) -> Iterator[Row]:
     prompts = ["a large red circle", ""]
     for name, config in TOWERS.items():
         weights = shared(bench, test_text_encoder.make_weights(config))
-        tower = TextTower(test_text_encoder.make(config, weights), tokenizer, bench.placement)
+        network = test_text_encoder.make(config, weights, ops=bench.placement.ops)
+        tower = TextTower(network, tokenizer, bench.placement)
         peer = test_text_encoder.make_peer(config, weights)
         peer.to(bench.device)  # the numbers of the positions are none of the weights
 
@@ -114,7 +115,7 @@ def text(bench: Bench, shapes: Shapes) -> Iterator[Row]:
         count = operations(partial(empty, *to_meta(test_text_encoder.make_inputs(config, 5, 2))))
         row.flops = {"ours": count, "theirs": count}
         yield compare(bench, row, partial(tower.encode, prompts), theirs)
-        del weights, tower, peer, theirs
+        del weights, network, tower, peer, theirs
         gc.collect()
 
 
@@ -122,7 +123,7 @@ def stage_c(bench: Bench, shapes: Shapes) -> Iterator[Row]:
     """Yield Stage C's guided step, and its preparation."""
     config = StageCConfig()
     weights = shared(bench, test_stage_c.make_weights(config))
-    ours = ready(bench, test_stage_c.make(config, weights))
+    ours = ready(bench, test_stage_c.make(config, weights, ops=bench.placement.ops))
     theirs = test_stage_c.make_peer(config, weights)
     fast = compiled(bench, theirs)
     empty, empty_peer = on_meta(StageC, config), on_meta(type(theirs), **theirs.config)
@@ -130,7 +131,9 @@ def stage_c(bench: Bench, shapes: Shapes) -> Iterator[Row]:
         side = cells(size).semantic
         pairs = test_stage_c.make_inputs(config, 2 * n, side, side)
         x, t, features = (part.to(bench.device) for part in pairs)
-        x, t, features = x[:n], torch.zeros_like(t[:n]), features.to(bench.dtype)
+        x, t = x[:n], torch.zeros_like(t[:n])
+        half = [part.to(bench.dtype) for part in (x, t, features)]
+        features = features.to(bench.placement.precision)
 
         def peer(network: Any, x: Tensor, t: Tensor, features: Tensor) -> Tensor:
             wanted, unwanted = network(torch.cat([x, x]), torch.cat([t, t]), features).chunk(2)
@@ -142,7 +145,6 @@ def stage_c(bench: Bench, shapes: Shapes) -> Iterator[Row]:
         row.flops["ours"] = operations(partial(empty.step, many, times, kept))
         row.flops["theirs"] = operations(partial(empty_peer, many, times, long))
         denoise = guided(denoiser(step_of(bench, ours), ours.prepare(features)), GUIDANCE)
-        half = x.to(bench.dtype), t.to(bench.dtype), features
         with bench.placement.running(ours):
             yield compare(
                 bench,
@@ -160,7 +162,7 @@ def stage_b(bench: Bench, shapes: Shapes) -> Iterator[Row]:
     """Yield Stage B's step, which is not guided, and its preparation."""
     config = StageBConfig()
     weights = shared(bench, test_stage_b.make_weights(config))
-    ours = ready(bench, test_stage_b.make(config, weights))
+    ours = ready(bench, test_stage_b.make(config, weights, ops=bench.placement.ops))
     theirs = test_stage_b.make_peer(config, weights)
     test_stage_b.build_peer.cache_clear()
     fast = compiled(bench, theirs)
@@ -169,14 +171,15 @@ def stage_b(bench: Bench, shapes: Shapes) -> Iterator[Row]:
         side = cells(size).vq
         inputs = test_stage_b.make_inputs(config, n, side, side)
         x, t, features, effnet = (part.to(bench.device) for part in inputs)
-        t, features = torch.zeros_like(t), features.to(bench.dtype)
+        t = torch.zeros_like(t)
+        half = [part.to(bench.dtype) for part in (x, t, effnet, features)]
+        features = features.to(bench.placement.precision)
         row = bench.row("stage_b", "Stage B, step", size, n)
         many, times, long, narrow = to_meta(inputs)
         kept = empty.prepare(long, narrow, (side, side))
         row.flops["ours"] = operations(partial(empty.step, many, times, kept))
         row.flops["theirs"] = operations(partial(empty_peer, many, times, narrow, long))
         prepare = partial(ours.prepare, features, effnet, (side, side))
-        half = [part.to(bench.dtype) for part in (x, t, effnet, features)]
         with bench.placement.running(ours):
             yield compare(
                 bench,
@@ -194,24 +197,25 @@ def stage_a(bench: Bench, shapes: Shapes) -> Iterator[Row]:
     """Yield Stage A's decoding, one by one as the pipeline does."""
     config = StageAConfig()
     weights = shared(bench, test_stage_a.make_weights(config))
-    ours = ready(bench, test_stage_a.make(config, weights))
+    ours = ready(bench, test_stage_a.make(config, weights, ops=bench.placement.ops))
     theirs = test_stage_a.make_peer(config, weights)
     empty = on_meta(StageA, config)
     for size, n in shapes:
         latent = test_stage_a.make_inputs(config, n, size, size)[1]
-        x = latent.to(bench.device, bench.dtype)
+        x = latent.to(bench.device, bench.placement.precision)
+        scaled = x.to(bench.dtype) * config.scale_factor
 
         def decode(x: Tensor) -> Tensor:
             return torch.cat([ours.decode(row[None]) for row in x])
 
-        def peer(x: Tensor) -> Tensor:
-            return theirs.decode(x * config.scale_factor).sample
+        def peer(scaled: Tensor) -> Tensor:
+            return theirs.decode(scaled).sample
 
         row = bench.row("stage_a", "Stage A, decoding", size, n)
         count = operations(partial(empty.decode, *to_meta([latent])))
         row.flops = {"ours": count, "theirs": count}
         with bench.placement.running(ours):
-            yield compare(bench, row, partial(decode, x), partial(peer, x))
+            yield compare(bench, row, partial(decode, x), partial(peer, scaled))
 
 
 def whole(bench: Bench, shapes: Shapes) -> Iterator[Row]:

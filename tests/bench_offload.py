@@ -18,7 +18,7 @@ from wuerstchen.text_encoder import TextEncoder, TextEncoderConfig
 
 from . import test_stage_a, test_stage_b, test_stage_c, test_text_encoder
 from .bench_tools import Bench, Row
-from .peers import in_dtype, on_meta, share_weights
+from .peers import in_dtype, with_weights
 
 Parts = Mapping[str, tuple[type[Any], Any, dict[str, Tensor]]]
 
@@ -80,6 +80,4 @@ def settled(
     kind: Callable[..., Network], config: Any, weights: dict[str, Tensor], placement: Placement
 ) -> Network:
     """Return a network of these weights at the place where it rests."""
-    network = on_meta(kind, config, placement.ops)
-    share_weights(weights, network)
-    return placement.settle(network)
+    return placement.settle(with_weights(kind, config, weights, ops=placement.ops))

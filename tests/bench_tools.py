@@ -184,7 +184,8 @@ def fastest_product(bench: Bench) -> tuple[Call, float, dict[str, float]]:
     On a CPU PyTorch has two libraries for it and does not take the faster one: the roof is that.
     """
     n = 8192 if bench.device.type == "cuda" else 2048
-    a, b = (torch.randn(n, n, device=bench.device).to(bench.dtype) for _ in range(2))
+    numbers = (torch.randn(n, n, device=bench.device) for _ in range(2))
+    a, b = (each.to(bench.placement.precision) for each in numbers)
     kinds: dict[str, Call] = {"plain product": lambda: a @ b}
     if bench.device.type == "cpu" and HAS_ONEDNN:
         product = torch.ops.mkldnn._linear_pointwise

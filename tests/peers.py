@@ -73,10 +73,10 @@ def random_weights_of(
 
 
 def with_weights(
-    kind: Callable[..., Network], config: Any, weights: Mapping[str, Tensor]
+    kind: Callable[..., Network], config: Any, weights: Mapping[str, Tensor], **layers: Any
 ) -> Network:
-    """Return a network of ours that has these very tensors."""
-    network = on_meta(kind, config)
+    """Return a network of ours that has these very tensors, of other `layers` if given as `ops`."""
+    network = on_meta(kind, config, **layers)
     share_weights(weights, network)
     return network
 

@@ -27,10 +27,23 @@ ONEDNN = {  # what oneDNN multiplies well here
     "AVX512": (torch.float32, torch.bfloat16),
     "AVX2": (torch.float32,),
 }.get(torch.backends.cpu.get_cpu_capability() if HAS_ONEDNN else "", ())
+HALVES = {  # what tells whether oneDNN multiplies in them here
+    torch.bfloat16: "_is_mkldnn_bf16_supported",
+    torch.float16: "_is_mkldnn_fp16_supported",
+}
 WORTHWHILE = 2**16  # scores of a head per thread
 SCORES, ROWS = 2**21, 128  # at once, so that they stay in a CPU's cache; at least so many queries
 BAND = 2**20  # numbers of a map at once, likewise
 ALL = slice(None)
+
+
+def multiplies(dtype: torch.dtype) -> bool:
+    """Whether this CPU multiplies numbers of a precision no slower than float32.
+
+    One that does not is some ten times slower. Where PyTorch has no oneDNN, nothing is known.
+    """
+    asked = getattr(torch.ops.mkldnn, HALVES.get(dtype, ""), None)
+    return asked is None or bool(asked())
 
 
 def linear(
@@ -131,23 +144,26 @@ def sum_of_squares(bands: Sequence[Tensor]) -> Tensor:
 
 
 @contextmanager
-def packing(network: nn.Module) -> Iterator[None]:
-    """Have the layers of `network`, whose weights stay as they are, keep them packed for a run."""
-    keep_packed(network)
+def packing(network: nn.Module, dtype: torch.dtype) -> Iterator[None]:
+    """Have the layers of `network`, whose weights stay as they are, keep them packed for a run.
+
+    `dtype`: what it computes in.
+    """
+    keep_packed(network, dtype)
     try:
         yield
     finally:
         drop_packed(network)
 
 
-def keep_packed(network: nn.Module) -> None:
+def keep_packed(network: nn.Module, dtype: torch.dtype) -> None:
     """Have each linear layer keep, from its next product on, its weight in oneDNN's order too.
 
-    Only on a CPU, of what is not stored in 8 bits to spare memory, and where these copies would take
-    less than half of the memory that is left.
+    Only on a CPU, of what is not stored in 8 bits to spare memory, and where these copies, in the
+    `dtype` that the network computes in, would take less than half of the memory that is left.
     """
     layers: list[Any] = [layer for layer in network.modules() if is_packable(layer)]
-    if 2 * sum(layer.weight.nbytes for layer in layers) < memory_left():
+    if 2 * dtype.itemsize * sum(layer.weight.numel() for layer in layers) < memory_left():
         for layer in layers:
             vars(layer).setdefault("packed", {})
 

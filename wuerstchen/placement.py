@@ -10,6 +10,8 @@ A `Placement` is given to whoever builds a network. Three policies say where wei
 Outputs are equal under all three, but for rounding in old versions of PyTorch. Weights that rest on
 the CPU are never copied back from the device, since running a network does not change them.
 
+A CPU without products in half precision computes in float32, from weights that rest in half.
+
 With `quantize` the matrices of linear layers rest in 8 bits, each row with a scale of its own, and
 are made whole where they are used: half the memory of fp16, for a small loss.
 """
@@ -23,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .arithmetic import packing
+from .arithmetic import multiplies, packing
 
 Network = TypeVar("Network", bound=nn.Module)
 Offload = Literal["none", "stage", "layer"]
@@ -35,7 +37,7 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """Device, precision, offload policy and quantization of a network.
+    """Device, precision of the weights, offload policy and quantization of a network.
 
     With `copies` its weights are copied out of their file, which may then be written anew; else those
     that have the precision already may stay in it, mapped into memory.
@@ -57,9 +59,16 @@ class Placement:
             raise ValueError(f"quantize must be none or int8, got {self.quantize!r}")
 
     @property
+    def precision(self) -> torch.dtype:
+        """The precision that a network computes in."""
+        slow = self.device.type == "cpu" and not multiplies(self.dtype)
+        return torch.float32 if slow else self.dtype
+
+    @property
     def ops(self) -> Any:
         """The namespace of layer classes to build a network from."""
-        return Streamed if self.offload == "layer" or self.quantize == "int8" else nn
+        fetched = self.offload == "layer" or self.quantize == "int8"
+        return Streamed if fetched or self.precision != self.dtype else nn
 
     @property
     def can_capture(self) -> bool:
@@ -83,7 +92,7 @@ class Placement:
         """Bring a settled `network` to the device for a run, and its weights off again afterwards.
 
         With "layer" a network built from `ops` stays on the CPU; any other moves as with "stage". It
-        computes in its own precision, within somebody's autocast, too.
+        computes in this precision, within somebody's autocast, too.
 
         Args:
             network: settled by this placement.
@@ -92,7 +101,8 @@ class Placement:
         stays = self.offload == "none" or self.device == CPU
         ready: AbstractContextManager[None]
         if stays or (self.offload == "layer" and is_streamed(network)):
-            ready = packing(network) if pack and self.offload == "none" else nullcontext()
+            packs = pack and self.offload == "none"
+            ready = packing(network, self.precision) if packs else nullcontext()
         else:
             ready = moved(network, self.device)
         with ready, without_autocast(self.device):

@@ -152,7 +152,7 @@ class Stages:
         """
         check_pixels(pixels)
         with self.placement.running(self.compressor):
-            prepared = prepare_pixels(pixels).to(self.placement.device, self.placement.dtype)
+            prepared = prepare_pixels(pixels).to(self.placement.device, self.placement.precision)
             latent: Tensor = self.compressor(prepared)
         return latent.float().cpu()
 
@@ -222,7 +222,7 @@ class Stages:
             z = self._diffuse("Stage C", SAMPLERS[sampler](denoise, x, times, rngs), times)
             if known is not None and mask is not None and end == 0:
                 z = torch.lerp(known, z, mask)  # the last step leaves a trace of noise everywhere
-        return finite(to_published(z).cpu(), "Stage C", self.placement.dtype)
+        return finite(to_published(z).cpu(), "Stage C", self.placement.precision)
 
     @inferring
     def sample_vq(
@@ -270,7 +270,7 @@ class Stages:
             x = draw_noise(rngs, (self.stage_b.config.c_in, *size), self.placement.device)
             times = uniform_times(steps)
             vq = self._diffuse("Stage B", SAMPLERS[sampler](denoise, x, times, rngs), times)
-        return finite(vq.cpu(), "Stage B", self.placement.dtype)
+        return finite(vq.cpu(), "Stage B", self.placement.precision)
 
     @inferring
     def decode_pixels(self, vq: Tensor, tile: int | None = None) -> Tensor:
@@ -287,13 +287,13 @@ class Stages:
         """
         pixels = []
         with self.placement.running(self.stage_a), self._bar("Stage A", len(vq)) as bar:
-            for row in vq.to(self.placement.device, self.placement.dtype):
+            for row in vq.to(self.placement.device, self.placement.precision):
                 if tile is None:
                     decoded = self.stage_a.decode(row[None])
                 else:
                     decoded = decode_tiled(self.stage_a, row[None], tile)
                 shown = decoded.float().clamp(0, 1).cpu()
-                pixels.append(finite(shown, "Stage A", self.placement.dtype))
+                pixels.append(finite(shown, "Stage A", self.placement.precision))
                 bar.update()
         return torch.cat(pixels)
 
@@ -309,9 +309,8 @@ class Stages:
             parts.append(tower.encode([""]) if negative is None else negative)
         for part in parts:
             check_features(part, tower.width, n)
-        parts = [
-            part.expand(n, -1, -1).to(self.placement.device, self.placement.dtype) for part in parts
-        ]
+        where = self.placement.device, self.placement.precision
+        parts = [part.expand(n, -1, -1).to(*where) for part in parts]
         together = len({part.shape[1] for part in parts}) == 1
         return [torch.cat(parts)] if together else parts
 

@@ -143,7 +143,7 @@ class TextTower:
         ids = torch.tensor(filled, device="cpu")
         mask = torch.tensor([[i < len(row) for i in range(length)] for row in rows], device="cpu")
         device = self.placement.device
-        features: Tensor = self.network(ids.to(device), mask.to(device))
+        features: Tensor = self.network(ids.to(device), mask.to(device), self.placement.precision)
         return features.float().cpu()
 
     def _weights(self, chunks: Sequence[Chunk]) -> Tensor:

@@ -62,18 +62,19 @@ class TextEncoder(nn.Module):
         self.encoder = nn.ModuleDict({"layers": nn.ModuleList(layers)})
         self.final_layer_norm = LayerNorm(d, eps=config.layer_norm_eps)
 
-    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, ids: Tensor, mask: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """Return the features (M, L, D) of all tokens, the last layer's after its norm.
 
         Args:
             ids: numbers of the tokens in the vocabulary, (M, L).
             mask: which of them are text, True, and which padding, False, (M, L). Padding attends to
                 the text alone, text to itself and what is before it.
+            dtype: what to compute in; None is the precision of the embeddings.
         """
         length = ids.shape[1]
         places = torch.arange(length, device=ids.device)
         x = self.embeddings["token_embedding"](ids)
-        x = x + self.embeddings["position_embedding"](places)
+        x = (x + self.embeddings["position_embedding"](places)).to(dtype or x.dtype)
         attn_mask = (places <= places[:, None]) & mask[:, None, None, :]
         layers: Any = self.encoder["layers"]
         for layer in layers:

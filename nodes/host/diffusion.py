@@ -50,10 +50,10 @@ def diffusion_model(
     stored = STORED.get(weight_dtype) or management.unet_dtype(
         device=device, supported_dtypes=SUPPORTED
     )
-    precision = management.unet_manual_cast(stored, device, SUPPORTED) or stored
-    placement = HostPlacement(dtype=stored, precision=precision)
+    cast_to = management.unet_manual_cast(stored, device, SUPPORTED)
+    placement = HostPlacement(dtype=stored, manual_cast=cast_to)
     hosted = {"stage_c": HostedC, "stage_b": HostedB}[kind]
-    model = Model(load_network(source, kind, placement, hosted), precision).to(offload)
+    model = Model(load_network(source, kind, placement, hosted), placement.precision).to(offload)
     older = comfy.model_patcher.ModelPatcher
     newer = getattr(comfy.model_patcher, "CoreModelPatcher", older)  # set anew when the host starts
     patcher = (older if disable_dynamic else newer)(model, device, offload)
@@ -232,7 +232,10 @@ class Model(comfy.model_base.BaseModel):
             return self.run[key]
         hooks = getattr(self.current_patcher, "current_hooks", None)
         lasts = not (hooks or torch.is_grad_enabled())
-        (keep_packed if lasts else drop_packed)(self.diffusion_model)
+        if lasts:
+            keep_packed(self.diffusion_model, self.precision)
+        else:
+            drop_packed(self.diffusion_model)
         first = parts[0]
         text = torch.cat([part.repeated(part.cond) for part in parts]).to(device)
         if first.semantic is None:

@@ -19,10 +19,15 @@ SUPPORTED = [torch.float16, torch.bfloat16, torch.float32]
 
 @dataclass(frozen=True, kw_only=True)
 class HostPlacement(Placement):
-    """Weights in `dtype` on the host's layers, which compute in `precision`."""
+    """Weights in `dtype` on the host's layers, which cast them to `manual_cast`, if given."""
 
-    precision: torch.dtype
+    manual_cast: torch.dtype | None = None
     copies: bool = True  # a host runs for days, in which its files may change
+
+    @property
+    def precision(self) -> torch.dtype:
+        """The precision that a network computes in."""
+        return self.manual_cast or self.dtype
 
     @property
     def ops(self) -> Any:
@@ -46,7 +51,7 @@ class HostPlacement(Placement):
 def placement_for(weight_dtype: str) -> HostPlacement:
     """Return where a VAE's network runs: in the precision it is stored in."""
     dtype = DTYPES.get(weight_dtype) or management.vae_dtype(management.vae_device(), SUPPORTED)
-    return HostPlacement(dtype=dtype, precision=dtype)
+    return HostPlacement(dtype=dtype)
 
 
 class Fetching:

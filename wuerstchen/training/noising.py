@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ..arithmetic import multiplies
+
 
 def early_times(n: int) -> Tensor:
     """Return random times (n,) in [0, 1], dense towards 1: what a picture shows is decided early.
@@ -21,5 +23,6 @@ def half_precision(device: torch.device) -> Iterator[None]:
     """Run networks in bfloat16 where that is faster and as good."""
     backends = [SDPBackend.MATH] if device.type == "cpu" else list(SDPBackend.__members__.values())
     # On the CPU the backward pass of fused attention takes twice as long in bfloat16.
-    with torch.autocast(device.type, torch.bfloat16), sdpa_kernel(backends):
+    faster = device.type != "cpu" or multiplies(torch.bfloat16)
+    with torch.autocast(device.type, torch.bfloat16, enabled=faster), sdpa_kernel(backends):
         yield
