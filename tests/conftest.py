@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,16 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from wuerstchen import arithmetic
+from wuerstchen import Wuerstchen, arithmetic
+from wuerstchen.__main__ import main
 from wuerstchen.compressor import Compressor, CompressorConfig, Stage
+from wuerstchen.lora import Loras
 from wuerstchen.memory import memory_left
 from wuerstchen.stage_a import StageA, StageAConfig
 from wuerstchen.stage_b import StageB, StageBConfig
 from wuerstchen.stage_c import StageC, StageCConfig
+
+from .command_line import QUICK
 
 TEXT_WIDTH = 32
 NATIVE_SIZE = 256
@@ -61,6 +66,33 @@ def twins(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         home = folder / "wuerstchen" / "efficient_net"
         write_network(home, "EfficientNetEncoder", Compressor(COMPRESSOR), 10 * i + 6)
     return folders
+
+
+@pytest.fixture(scope="module")
+def model(tiny: Path) -> Wuerstchen:
+    """The tiny model, loaded."""
+    return Wuerstchen.load(tiny, device="cpu", progress=False)
+
+
+@pytest.fixture
+def loras(model: Wuerstchen) -> Iterator[Loras]:
+    """What merges LoRAs into the tiny model, and takes them out after the test."""
+    merged = Loras(model.stage_c, model.prior_text.network)
+    yield merged
+    merged.clear()
+
+
+@pytest.fixture
+def paint(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Runs the command line on the tiny model, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return lambda *words: main([*map(str, words), *QUICK, "--model", str(tiny), "--device", "cpu"])
+
+
+@pytest.fixture(scope="module")
+def pair(twins: tuple[Path, Path]) -> list[Wuerstchen]:
+    """Two models with compressors."""
+    return [Wuerstchen.load(twin, device="cpu", progress=False) for twin in twins]
 
 
 def write_model(root: Path, seed: int = 0, native_size: int = NATIVE_SIZE) -> Path:

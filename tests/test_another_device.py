@@ -1,6 +1,5 @@
 """What runs on a device, on one that is not the CPU: all is brought there, and nothing else meets it."""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,14 +11,9 @@ from torch import Tensor
 from wuerstchen import Wuerstchen, placement
 from wuerstchen.pixels import to_pixels
 from wuerstchen.samplers import SAMPLERS
-from wuerstchen.training import __main__ as jobs, decoder, prior, text, vqgan
-from wuerstchen.training.decoder import DecoderTask, StageBTask
-from wuerstchen.training.loop import Task
-from wuerstchen.training.prior import PriorTask
-from wuerstchen.training.text import TextTask
-from wuerstchen.training.vqgan import StageATask
+from wuerstchen.training.__main__ import PLANS
 
-from .training.test_training import random_stock
+from .training.untrained import make_batches_small, task
 
 try:
     from .another_device import CPU, CROSSINGS, DEVICE
@@ -92,27 +86,11 @@ def test_steps_read_nothing_and_bring_nothing_but_noise(sampler: str, noises: in
     assert many["up"] == few["up"] + 2 * 4 * noises > 0
 
 
-@pytest.mark.parametrize("name", jobs.PLANS)
+@pytest.mark.parametrize("name", PLANS)
 def test_what_is_trained_is_judged_there(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module, constant in (
-        (vqgan, "BATCH"),
-        (text, "BATCH"),
-        (prior, "BATCH"),
-        (decoder, "WINDOWS"),
-        (decoder, "WHOLES"),
-    ):
-        monkeypatch.setattr(module, constant, 4)
-    texts = TextTask(DEVICE)
-    with_compressor = DecoderTask(StageATask(DEVICE).stage_a, texts.towers["decoder"], DEVICE)
-    rng = np.random.default_rng(0)
-    make: dict[str, Callable[[], Task]] = {
-        "stage_a": lambda: StageATask(DEVICE),
-        "text": lambda: TextTask(DEVICE),
-        "decoder": lambda: with_compressor,
-        "stage_b": lambda: StageBTask(with_compressor),
-        "prior": lambda: PriorTask(with_compressor, texts.towers["prior"], random_stock()),
-    }
-    task = make[name]()
-    for loss in task.losses(task.draw(rng, 0.0), 0.0).values():
+    make_batches_small(monkeypatch)
+    part = task(name, DEVICE)
+    drawn = part.draw(np.random.default_rng(0), 0.0)
+    for loss in part.losses(drawn, 0.0).values():
         assert loss.device == DEVICE
         assert loss.isfinite()

@@ -18,7 +18,7 @@ from wuerstchen.info import describe
 from wuerstchen.notation import parse_blend
 from wuerstchen.placement import Placement
 
-from .test_checkpoints import TINY, component, original
+from .checkpoint_files import TINY, component, original
 
 FP32, FP16 = Placement(), Placement(dtype=torch.float16)
 State = dict[str, Tensor]
@@ -203,55 +203,9 @@ def test_info_takes_one_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture
     assert capsys.readouterr().err.count("\n") == 1
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("a*0.5+b*0.5", [("a", 0.5), ("b", 0.5)]),
-        ("a*1.5+b*-0.5", [("a", 1.5), ("b", -0.5)]),
-        ("a*-1+b*+2", [("a", -1.0), ("b", 2.0)]),
-        (" a * 0.5 + b * .5 ", [("a", 0.5), ("b", 0.5)]),
-        (" a *0.5 + b *.5 ", [("a", 0.5), ("b", 0.5)]),
-        ("a+b.bin*5e-1+c/d*5.e-1", [("a+b.bin", 0.5), ("c/d", 0.5)]),
-        ("a*1e+0+b*0", [("a", 1.0), ("b", 0.0)]),
-        ("C:\\a b\\*1", [("C:\\a b\\", 1.0)]),
-        ("a*.333+b*.333+c*.333", [("a", 0.333), ("b", 0.333), ("c", 0.333)]),
-        ("a*1", [("a", 1.0)]),
-        ("owner/name", None),
-        ("a*b", None),
-        ("a*0.5b", None),
-        ("a+b", None),
-        ("", None),
-    ],
-)
-def test_sources_and_shares_are_read(text: str, expected: list[tuple[str, float]] | None) -> None:
-    assert parse_blend(text) == expected
-
-
 def test_what_exists_and_a_path_are_no_blend(tmp_path: Path) -> None:
     tensors = state("stage_c", 1)
     name = written(tmp_path / "a*0.5+b*0.7", tensors)
     assert parse_blend(name) is None
     assert parse_blend(Path("a*0.5+b*0.5")) is None
     assert "found nothing at this path" in refused(Path("a*0.5+b*0.5"))
-
-
-@pytest.mark.parametrize("text", ["a*0.5+b", "*0.5+b*0.5", "a*0.5+b*0.5+", "a*0.5++b", " *1"])
-def test_a_part_without_source_or_share_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=r"must be SOURCE\*SHARE\+SOURCE\*SHARE, .*, got '"):
-        parse_blend(text)
-
-
-@pytest.mark.parametrize(
-    ("text", "total"),
-    [
-        ("a*0.5+b*0.6", "1.1"),
-        ("a+b*0.5", "0.5"),
-        ("a*0.5+b*0.498", "0.998"),
-        ("a*1+b*-1", "0"),
-        ("a*1e999+b*1", "inf"),
-        ("a*1e999+b*-1e999", "nan"),
-    ],
-)
-def test_shares_that_do_not_add_up_to_1_are_refused_with_their_sum(text: str, total: str) -> None:
-    with pytest.raises(ValueError, match=f"must add up to 1, got {total} in"):
-        parse_blend(text)

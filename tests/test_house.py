@@ -237,3 +237,10 @@ def test_an_import_loads_no_more_than_it_needs(statement: str, absent: tuple[str
         check=True,
     )
     assert result.stdout.strip() == "[]"
+
+
+def test_every_public_name_is_there() -> None:
+    assert all(getattr(wuerstchen, name) is not None for name in wuerstchen.__all__)
+    assert set(wuerstchen.__all__) <= set(dir(wuerstchen))
+    with pytest.raises(AttributeError, match="no attribute 'Sausage'"):
+        _ = wuerstchen.Sausage  # type: ignore[attr-defined]

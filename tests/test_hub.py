@@ -12,8 +12,9 @@ from typing import Any
 
 from wuerstchen.sources import PUBLISHED_COMPRESSOR
 
+from .checkpoint_files import TINY, component
 from .conftest import write_json
-from .test_checkpoints import TINY, component, run
+from .test_checkpoints import run
 
 COMMIT = "0" * 40
 

@@ -1,16 +1,26 @@
 """Placement: devices, precisions, and where weights are before, in and after a run."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from wuerstchen import Wuerstchen, placement as placements
 from wuerstchen.arithmetic import ONEDNN
-from wuerstchen.placement import Offload, Placement, choose_device, choose_dtype, place
+from wuerstchen.placement import DTYPES, Offload, Placement, choose_device, choose_dtype, place
 from wuerstchen.stage_a import StageA, StageAConfig
 from wuerstchen.stage_b import StageB, StageBConfig
 from wuerstchen.stage_c import StageC, StageCConfig
 
-from .peers import error, mean_error
+from .peers import error, levels, mean_error
+from .quick_pictures import PROMPT, QUICK, difference
 
 CPU, ELSEWHERE = torch.device("cpu"), torch.device("meta")
 SMALL_C = StageCConfig(c_in=4, c=16, c_cond=8, c_r=8, depth=1, nhead=2)
@@ -157,6 +167,93 @@ def test_settling_gives_the_precision_and_stops_training() -> None:
 def test_streamed_layers_take_the_precision_of_their_input() -> None:
     layer = placed("layer").ops.Linear(3, 3)
     assert layer(torch.ones(1, 3, dtype=torch.bfloat16)).dtype == torch.bfloat16
+
+
+def bytes_of(network: Any) -> int:
+    return sum(tensor.nbytes for tensor in network.state_dict().values())
+
+
+def test_a_quantized_model_is_smaller_and_paints_about_the_same(
+    tiny: Path, model: Wuerstchen
+) -> None:
+    small = Wuerstchen.load(tiny, device="cpu", quantize="int8", progress=False)
+    for network, quantized in ((model.stage_c, small.stage_c), (model.stage_b, small.stage_b)):
+        assert bytes_of(quantized) < 0.6 * bytes_of(network)
+    (wanted,), (found,) = (one.paint(PROMPT, QUICK) for one in (model, small))
+    assert 0 < abs(levels(wanted) - levels(found)).mean() < 10
+
+
+def test_only_c_and_b_are_quantized(tiny: Path, model: Wuerstchen) -> None:
+    small = Wuerstchen.load(tiny, device="cpu", quantize="int8", progress=False)
+    for part in ("prior_text.network", "decoder_text.network", "stage_a"):
+        assert bytes_of(attrgetter(part)(small)) == bytes_of(attrgetter(part)(model))
+
+
+@pytest.mark.parametrize("offload", ["stage", "layer"])
+def test_offload_does_not_change_the_picture(tiny: Path, model: Wuerstchen, offload: str) -> None:
+    other = Wuerstchen.load(tiny, device="cpu", offload=offload, progress=False)
+    assert difference(model.paint(PROMPT, QUICK)[0], other.paint(PROMPT, QUICK)[0]) == 0
+
+
+def test_half_precision_paints_nearly_the_same(tiny: Path, model: Wuerstchen) -> None:
+    half = Wuerstchen.load(tiny, device="cpu", dtype="bf16", progress=False)
+    assert half.stage_c.projection.weight.dtype == torch.bfloat16
+    images = (m.paint(PROMPT, QUICK, guidance=1.0)[0] for m in (model, half))
+    assert abs(np.subtract(*map(levels, images))).mean() < 10
+
+
+@pytest.mark.parametrize("offload", ["none", "stage", "layer"])
+def test_a_cpu_without_products_in_half_precision_computes_in_float32(
+    offload: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bundled model's numbers are halves, so that nothing is lost."""
+    monkeypatch.setattr(placements, "multiplies", lambda dtype: dtype == torch.float32)
+    whole = Wuerstchen.load(device="cpu", progress=False)
+    half = Wuerstchen.load(device="cpu", dtype="fp16", offload=offload, progress=False)
+    for part in ("prior_text.network", "stage_c", "stage_b"):
+        assert 2 * bytes_of(attrgetter(part)(half)) == bytes_of(attrgetter(part)(whole))
+    assert difference(half.paint(PROMPT, QUICK)[0], whole.paint(PROMPT, QUICK)[0]) <= 1
+
+
+def test_only_a_cpu_computes_in_another_precision_than_it_keeps() -> None:
+    for dtype in DTYPES.values():
+        assert Placement(dtype=dtype, device=ELSEWHERE).precision == dtype
+        assert Placement(dtype=dtype).precision in (dtype, torch.float32)
+    assert Placement().ops is nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recording(Placement):
+    """A placement that writes down which network comes to the device and which leaves it."""
+
+    moves: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def running(self, network: nn.Module, *, pack: bool = True) -> Iterator[None]:
+        name = type(network).__name__
+        self.moves.append(f"+{name}")
+        with super().running(network, pack=pack):
+            yield
+        self.moves.append(f"-{name}")
+
+
+def test_one_network_at_a_time_is_on_the_device(tiny: Path) -> None:
+    model = Wuerstchen.load(tiny, device="cpu", offload="stage", progress=False)
+    placement = Recording(offload="stage")
+    model.placement = model.prior_text.placement = model.decoder_text.placement = placement
+    model.paint(PROMPT, QUICK)
+    order = ["TextEncoder", "TextEncoder", "StageC", "StageB", "StageA"]
+    assert placement.moves == [move for name in order for move in (f"+{name}", f"-{name}")]
+
+
+def test_networks_run_where_and_as_they_are_asked_to(tiny: Path) -> None:
+    plain = Wuerstchen.load(tiny, device="cpu", progress=False)
+    assert plain.placement == Placement()
+    model = Wuerstchen.load(tiny, device="cpu", dtype="bf16", offload="layer", progress=False)
+    wanted = Placement(dtype=torch.bfloat16, offload="layer")
+    for placement in (model.placement, model.prior_text.placement, model.decoder_text.placement):
+        assert placement == wanted
+    assert not model.progress
 
 
 def test_auto_takes_cuda_then_mps_then_cpu(monkeypatch: pytest.MonkeyPatch) -> None:

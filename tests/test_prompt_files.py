@@ -21,8 +21,8 @@ from wuerstchen.manifest import write_manifest
 from wuerstchen.pictures import read_metadata
 from wuerstchen.prompt_files import read_jobs
 
-from .test_lora import random_pair
-from .test_main import about
+from .command_line import about
+from .lora_tensors import random_pair
 
 QUICK = [
     *("--width", "128", "--height", "128", "--steps", "2", "--decoder-steps", "1"),

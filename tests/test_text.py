@@ -32,11 +32,6 @@ def tower(home: Path) -> TextTower:
     return load_text_tower(home, Placement())
 
 
-@pytest.fixture(scope="module")
-def model(tiny: Path) -> Wuerstchen:
-    return Wuerstchen.load(tiny, device="cpu", progress=False)
-
-
 @torch.no_grad()
 def by_transformers(home: Path, prompts: list[str]) -> Tensor:
     """What tokenizer and network give without this package; diffusers calls them so too."""

@@ -13,10 +13,8 @@ from wuerstchen.settings import Settings
 from wuerstchen.training import __main__ as jobs, samplers, vqgan
 from wuerstchen.training.__main__ import main
 from wuerstchen.training.cases import PARTS
-from wuerstchen.training.loop import Plan
 
-CPU = torch.device("cpu")
-QUIET = Plan(steps=4, lr=1e-3, look_every=100, save_every=100, warm_up=1)
+from .untrained import CPU, QUIET
 
 
 def test_a_part_always_starts_from_the_same_weights(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The loop of training, with a task of one weight: it goes on where it stopped, and says what failed."""
+"""The loop of training, with tasks of few weights: it goes on where it stopped, and says what failed."""
 
 import json
 import math
@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from wuerstchen.training.interrupts import stop_on_signal
-from wuerstchen.training.loop import PATIENCE, Plan, Run, finished, is_finished, train
+from wuerstchen.training.loop import PATIENCE, Plan, Run, drawings, finished, is_finished, train
 from wuerstchen.training.states import save_state
 from wuerstchen.training.vqgan import StageATask
 
-from .test_training import CPU, weights
+from .untrained import CPU, QUIET
 
 PLAN = Plan(steps=150, lr=1e-2, look_every=100, save_every=60, warm_up=1)
 
@@ -68,6 +68,10 @@ def killed_at(fatal: int) -> Callable[[int], None]:
     return before
 
 
+def weights(task: StageATask) -> list[Tensor]:
+    return [parameter.detach().clone() for parameter in task.networks.parameters()]
+
+
 def log(folder: Path) -> list[dict[str, float]]:
     lines = (folder / "doubling.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
@@ -91,6 +95,37 @@ def test_a_run_that_only_skips_is_stopped_in_one_line(tmp_path: Path) -> None:
         run.advance(1.0)
     assert run.step == PATIENCE + 2
     assert "\n" not in str(told.value)
+
+
+def test_a_run_that_stopped_goes_on_as_if_it_never_had(tmp_path: Path) -> None:
+    plan = Plan(steps=4, lr=1e-3, look_every=100, save_every=2, warm_up=1)
+    straight = StageATask(CPU)
+    start = {key: value.clone() for key, value in straight.networks.state_dict().items()}
+    train(straight, plan, tmp_path / "straight")
+
+    first = StageATask(CPU)
+    first.networks.load_state_dict(start)
+    run = Run(first, plan, tmp_path / "stopped")
+    run.folder.mkdir()
+    for _, drawn in zip(range(2), drawings(first, plan, 0), strict=False):
+        run.advance(drawn)
+    run.save()
+    second = StageATask(CPU)
+    train(second, plan, tmp_path / "stopped")
+
+    for expected, found in zip(weights(straight), weights(second), strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+def test_an_interrupt_saves_the_state(tmp_path: Path) -> None:
+    class Interrupted(StageATask):
+        def losses(self, pixels: Tensor, progress: float) -> dict[str, Tensor]:
+            signal.raise_signal(signal.SIGINT)
+            return super().losses(pixels, progress)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(Interrupted(CPU), QUIET, tmp_path)
+    assert torch.load(tmp_path / "stage_a.pt", weights_only=True)["step"] == 1
 
 
 def test_the_log_of_a_killed_run_is_that_of_a_run_that_was_not(tmp_path: Path) -> None:
@@ -125,6 +160,11 @@ def test_the_seconds_before_an_interrupt_count(tmp_path: Path) -> None:
     second.resume()
     assert 1000 <= second.log.seconds < 1100
     assert second.recent == first.recent
+
+
+def test_what_is_not_trained_yet_is_not_finished(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        finished(StageATask(CPU), tmp_path)
 
 
 def test_a_part_that_was_interrupted_is_not_finished(tmp_path: Path) -> None:

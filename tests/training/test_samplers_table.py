@@ -140,6 +140,12 @@ def test_what_a_case_loses_is_paired_with_the_default() -> None:
     assert row["error"] == pytest.approx(difference.std(ddof=1) / 2)
 
 
+def test_a_case_that_is_right_less_often_loses() -> None:
+    usual = {"part": "stage_c", "settings": {}, "right": [1, 1, 1, 0], "shape": [1, 1, 1, 0]}
+    worse = usual | {"settings": {"steps": 4}, "right": [1, 0, 1, 0]}
+    assert against(worse, [usual, worse])["lost"] == 25
+
+
 def test_the_chart_shows_every_sampler(tmp_path: Path) -> None:
     rows = [
         {"part": part, "settings": changes(case), "calls": calls(case)}
