@@ -37,7 +37,7 @@ def test_published_networks_have_exactly_the_published_keys_and_shapes(kind: str
     assert what == Recognised(kind=kind, layout="diffusers", name=KINDS[kind].name)
 
 
-@pytest.mark.parametrize(("kind", "wanted"), permutations(SMALLEST, 2))
+@pytest.mark.parametrize(("kind", "wanted"), list(permutations(SMALLEST, 2)))
 def test_network_of_another_kind_is_named(tmp_path: Path, kind: str, wanted: str) -> None:
     save_file(smallest_state(kind), tmp_path / "a.safetensors")
     text = refused(tmp_path / "a.safetensors", wanted)
