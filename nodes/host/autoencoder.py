@@ -43,7 +43,7 @@ def autoencoder(source: str, weight_dtype: str) -> Any:
     """
     placement = placement_for(weight_dtype)
     network = cast(StageA, load_network(source, "stage_a", placement, HostedStageA))
-    vae, config = vae_around(network, placement.dtype), network.config
+    vae, config = vae_around(network, placement.precision), network.config
     vae.latent_channels, vae.output_channels = config.latent_channels, config.out_channels
     vae.upscale_ratio = vae.downscale_ratio = config.downscale
     vae.process_input = lambda pixels: pixels

@@ -45,7 +45,7 @@ def semantic_encoder(source: str, weight_dtype: str) -> Any:
     """
     placement = placement_for(weight_dtype)
     network = load_network(source, "compressor", placement, HostedCompressor)
-    vae = vae_around(network, placement.dtype)
+    vae = vae_around(network, placement.precision)
     vae.process_input = whole_pixels
     vae.latent_channels, vae.output_channels = network.config.c_latent, 3
     vae.upscale_ratio = vae.downscale_ratio = BLOCK

@@ -49,9 +49,10 @@ class HostPlacement(Placement):
 
 
 def placement_for(weight_dtype: str) -> HostPlacement:
-    """Return where a VAE's network runs: in the precision it is stored in."""
-    dtype = DTYPES.get(weight_dtype) or management.vae_dtype(management.vae_device(), SUPPORTED)
-    return HostPlacement(dtype=dtype)
+    """Return where a VAE's network runs: in the precision it is stored in, if the device can."""
+    device = management.vae_device()
+    dtype = DTYPES.get(weight_dtype) or management.vae_dtype(device, SUPPORTED)
+    return HostPlacement(dtype=dtype, manual_cast=Placement(device=device, dtype=dtype).precision)
 
 
 class Fetching:
