@@ -230,7 +230,8 @@ def add_quality_options(group: Any) -> None:
     group.add_argument(
         "--preset",
         metavar="NAME",
-        help="samplers and steps at once: fast, balanced or best; options you give override it",
+        help="samplers, steps and the end of guidance at once: fast, balanced or best; options you "
+        "give override it",
     )
     settings = {
         "--steps N": "of Stage C, evenly spaced (default: the published list of 29)",
