@@ -42,7 +42,7 @@ def multiplies(dtype: torch.dtype) -> bool:
 
     One that does not is some ten times slower. Where PyTorch has no oneDNN, nothing is known.
     """
-    asked = getattr(torch.ops.mkldnn, HALVES.get(dtype, ""), None)
+    asked = getattr(torch.ops.mkldnn, HALVES[dtype], None) if dtype in HALVES else None
     return asked is None or bool(asked())
 
 

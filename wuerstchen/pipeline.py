@@ -72,7 +72,8 @@ class Wuerstchen(Stages):
             compressor: another source for the compressor, which pictures to paint over need. With
                 the published decoder it is the published one, from the Hub.
             device: "auto", "cpu", "cuda", "cuda:N" or "mps", or such a device of PyTorch's.
-            dtype: "auto" (fp32 on the CPU, else fp16), "fp32", "fp16" or "bf16".
+            dtype: "auto" (fp32 on the CPU, else fp16), "fp32", "fp16" or "bf16", of the weights; a
+                CPU without products in it computes in fp32.
             offload: "none", "stage" or "layer", see `placement`.
             quantize: "none", or "int8" to keep the weights of Stages C and B in 8 bits, which changes
                 pictures a little.

@@ -56,7 +56,9 @@ def test_less_precision_paints_nearly_the_same(host: Host, graph: Any, weight_dt
         put(graph, DECODER, weight_dtype=name)
         save_picture(graph, [STAGE_A, 0])
         levels.append(pixels(host.run(graph).images[-1]))
-    assert 0 < abs(levels[0] - levels[1]).mean() < 6
+    difference = abs(levels[0] - levels[1]).mean()
+    assert difference < 6
+    assert difference > 0 or weight_dtype == "fp16"  # the bundled weights are halves already
 
 
 def test_forced_to_float32_the_host_paints_as_if_asked_for_it(start: Any, graph: Any) -> None:
