@@ -26,6 +26,8 @@ from wuerstchen.placement import Placement
 
 from .peers import error, mean_error, normal
 
+CPU = torch.device("cpu")
+
 
 @pytest.mark.skipif(not ONEDNN, reason="oneDNN does not know this processor, or is not there")
 def test_products_on_the_cpu_are_asked_of_onednn_unless_gradients_are() -> None:
@@ -147,12 +149,12 @@ def test_where_memory_is_short_nothing_is_packed(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_cpu_multiplies_in_float32_and_in_what_onednn_knows_or_nobody_asks() -> None:
-    assert multiplies(torch.float32)
+    assert multiplies(torch.float32, CPU)
     for dtype, asked in HALVES.items():
-        assert multiplies(dtype) == getattr(torch.ops.mkldnn, asked)()
+        assert multiplies(dtype, CPU) == getattr(torch.ops.mkldnn, asked)()
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(HALVES, torch.float16, "_not_in_this_pytorch")
-        assert multiplies(torch.float16)
+        assert multiplies(torch.float16, CPU)
 
 
 @pytest.mark.parametrize(("own", "tokens"), [(7, 1), (7, 5), (2 * ROWS + 3, 90)])

@@ -159,7 +159,6 @@ def test_what_names_the_wrong_files_is_refused_before_a_model_is_loaded(
     words: list[str],
     message: str,
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     for name, width in (("a.png", 128), ("b.png", 256), ("c.png", 100)):
         Image.new("RGB", (width, 128)).save(tmp_path / name)
     monkeypatch.setattr(Wuerstchen, "load", None)

@@ -79,9 +79,7 @@ def test_diffusers_paints_the_same_picture(mini: Wuerstchen) -> None:
     assert np.abs(np.asarray(image).astype(int) - np.asarray(expected).astype(int)).max() <= 2
 
 
-def test_the_command_line_writes_the_example_offline_in_15_seconds_of_two_cores(
-    tmp_path: Path,
-) -> None:
+def test_the_command_line_writes_the_example_offline_in_15_seconds(tmp_path: Path) -> None:
     """By processor time, so that other programs do not count."""
     out, before = tmp_path / "circle.png", os.times()
     command = [sys.executable, "-m", "wuerstchen", PROMPT, "--device", "cpu", "--output", str(out)]
@@ -91,7 +89,7 @@ def test_the_command_line_writes_the_example_offline_in_15_seconds_of_two_cores(
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(out)
     spent = after.children_user + after.children_system
-    assert spent - before.children_user - before.children_system < 2 * 15
+    assert spent - before.children_user - before.children_system < 15
 
 
 def test_its_native_size_is_written_in_its_index() -> None:

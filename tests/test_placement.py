@@ -207,7 +207,7 @@ def test_a_cpu_without_products_in_half_precision_computes_in_float32(
     offload: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The bundled model's numbers are halves, so that nothing is lost."""
-    monkeypatch.setattr(placements, "multiplies", lambda dtype: dtype == torch.float32)
+    monkeypatch.setattr(placements, "multiplies", lambda dtype, device: dtype == torch.float32)
     whole = Wuerstchen.load(device="cpu", progress=False)
     half = Wuerstchen.load(device="cpu", dtype="fp16", offload=offload, progress=False)
     for part in ("prior_text.network", "stage_c", "stage_b"):

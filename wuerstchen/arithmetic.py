@@ -37,12 +37,14 @@ BAND = 2**20  # numbers of a map at once, likewise
 ALL = slice(None)
 
 
-def multiplies(dtype: torch.dtype) -> bool:
-    """Whether this CPU multiplies numbers of a precision no slower than float32.
+def multiplies(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether a device multiplies numbers of a precision no slower than float32.
 
-    One that does not is some ten times slower. Where PyTorch has no oneDNN, nothing is known.
+    A CPU that does not is some ten times slower. Where PyTorch has no oneDNN, nothing is known.
     """
-    asked = getattr(torch.ops.mkldnn, HALVES[dtype], None) if dtype in HALVES else None
+    if device.type != "cpu" or dtype not in HALVES:
+        return True
+    asked = getattr(torch.ops.mkldnn, HALVES[dtype], None)
     return asked is None or bool(asked())
 
 

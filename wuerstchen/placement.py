@@ -61,8 +61,7 @@ class Placement:
     @property
     def precision(self) -> torch.dtype:
         """The precision that a network computes in."""
-        slow = self.device.type == "cpu" and not multiplies(self.dtype)
-        return torch.float32 if slow else self.dtype
+        return self.dtype if multiplies(self.dtype, self.device) else torch.float32
 
     @property
     def ops(self) -> Any:

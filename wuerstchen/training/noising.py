@@ -23,6 +23,6 @@ def half_precision(device: torch.device) -> Iterator[None]:
     """Run networks in bfloat16 where that is faster and as good."""
     backends = [SDPBackend.MATH] if device.type == "cpu" else list(SDPBackend.__members__.values())
     # On the CPU the backward pass of fused attention takes twice as long in bfloat16.
-    faster = device.type != "cpu" or multiplies(torch.bfloat16)
+    faster = multiplies(torch.bfloat16, device)
     with torch.autocast(device.type, torch.bfloat16, enabled=faster), sdpa_kernel(backends):
         yield
