@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from wuerstchen import arithmetic, memory
 from wuerstchen.arithmetic import (
     HALVES,
+    HAS_ONEDNN,
     ONEDNN,
     ROWS,
     attend,
@@ -27,9 +28,27 @@ from wuerstchen.placement import Placement
 from .peers import error, mean_error, normal
 
 CPU = torch.device("cpu")
+BY_ONEDNN = ONEDNN or (torch.float32,)  # which every processor's knows, be it slower
 
 
-@pytest.mark.skipif(not ONEDNN, reason="oneDNN does not know this processor, or is not there")
+@pytest.fixture
+def onednn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have oneDNN multiply, whatever the processor."""
+    if not HAS_ONEDNN:
+        pytest.skip("this PyTorch has no oneDNN")
+    monkeypatch.setattr(arithmetic, "ONEDNN", BY_ONEDNN)
+
+
+@pytest.fixture(params=["oneDNN", "PyTorch"])
+def either(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have oneDNN multiply, and then PyTorch by itself."""
+    if request.param == "oneDNN":
+        request.getfixturevalue("onednn")
+    else:
+        monkeypatch.setattr(arithmetic, "ONEDNN", ())
+
+
+@pytest.mark.usefixtures("onednn")
 def test_products_on_the_cpu_are_asked_of_onednn_unless_gradients_are() -> None:
     x, weight = normal(2, 3), normal(4, 3)
     assert takes_onednn(x, weight)
@@ -40,6 +59,7 @@ def test_products_on_the_cpu_are_asked_of_onednn_unless_gradients_are() -> None:
         assert takes_onednn(x, weight)
 
 
+@pytest.mark.usefixtures("either")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("columns", [12, 20])
 def test_a_product_is_the_formula_with_any_strides_and_leaves_its_inputs(
@@ -57,6 +77,7 @@ def test_a_product_is_the_formula_with_any_strides_and_leaves_its_inputs(
     assert all(map(torch.equal, before, (x, weight, bias, plus)))
 
 
+@pytest.mark.usefixtures("either")
 def test_a_layer_is_multiplied_with_the_weights_that_it_gives_at_that_moment() -> None:
     class Doubled(nn.Linear):
         def fetch(self, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,6 +95,7 @@ def test_a_layer_is_multiplied_with_the_weights_that_it_gives_at_that_moment() -
         assert error(linear(layer, x, activate=True), F.gelu(layer(x))) < 1e-6
 
 
+@pytest.mark.usefixtures("either")
 def test_what_others_put_around_a_layer_counts() -> None:
     class Adapted(nn.Linear):
         def forward(self, x: Tensor) -> Tensor:
@@ -88,8 +110,8 @@ def test_what_others_put_around_a_layer_counts() -> None:
         assert error(linear(layer, x), 2 * plain(layer, x)) < 1e-6
 
 
-@pytest.mark.skipif(not ONEDNN, reason="oneDNN does not know this processor, or is not there")
-@pytest.mark.parametrize("dtype", ONEDNN)
+@pytest.mark.usefixtures("onednn")
+@pytest.mark.parametrize("dtype", BY_ONEDNN)
 def test_packed_weights_multiply_alike_and_are_dropped(dtype: torch.dtype) -> None:
     layer = nn.Linear(96, 200).to(dtype).requires_grad_(False)
     x, few, plus = (normal(2, 9, count).to(dtype) for count in (96, 64, 200))
@@ -133,6 +155,20 @@ def test_a_container_counts_its_own_memory(monkeypatch: pytest.MonkeyPatch, tmp_
     assert memory_left() == 0
 
 
+@pytest.mark.usefixtures("either")
+def test_weights_in_half_precision_are_cast_once_in_a_run_of_float32() -> None:
+    layer = Placement(offload="layer").ops.Linear(96, 200).bfloat16().requires_grad_(False)
+    x, casts = normal(9, 96), []
+    plain, fetch = linear(layer, x), layer.fetch
+    layer.fetch = lambda like: casts.append(like.dtype) or fetch(like)
+    with packing(nn.Sequential(layer), torch.float32):
+        for _ in range(3):
+            assert error(linear(layer, x), plain) < 1e-6
+    assert casts == [torch.float32]
+    assert error(linear(layer, x), plain) < 1e-6
+    assert len(casts) == 2
+
+
 def test_where_memory_is_short_nothing_is_packed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert memory_left() > 0
     layer = nn.Linear(96, 200, dtype=torch.bfloat16).requires_grad_(False)
@@ -157,6 +193,7 @@ def test_a_cpu_multiplies_in_float32_and_in_what_onednn_knows_or_nobody_asks() -
         assert multiplies(torch.float16, CPU)
 
 
+@pytest.mark.usefixtures("onednn")
 @pytest.mark.parametrize(("own", "tokens"), [(7, 1), (7, 5), (2 * ROWS + 3, 90)])
 def test_attention_on_the_cpu_is_that_of_pytorch(
     own: int, tokens: int, monkeypatch: pytest.MonkeyPatch
@@ -203,12 +240,11 @@ def test_a_hook_before_a_layer_is_called() -> None:
     assert error(linear(hooked, x), nn.functional.linear(2 * x, hooked.weight, hooked.bias)) < 1e-6
 
 
+@pytest.mark.usefixtures("either")
 def test_a_part_of_a_layer_is_packed_in_each_precision() -> None:
-    if len(ONEDNN) < 2:
-        pytest.skip("one precision")
     layer = nn.Linear(96, 200).requires_grad_(False)
     x = torch.randn(9, 96)
     with packing(nn.Sequential(layer), torch.float32):
-        for dtype in ONEDNN:
+        for dtype in (torch.float32, torch.bfloat16):
             some = linear(layer, x[:, :64].to(dtype), columns=slice(64))
             assert some.dtype == dtype

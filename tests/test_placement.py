@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 from wuerstchen import Wuerstchen, placement as placements
-from wuerstchen.arithmetic import ONEDNN
 from wuerstchen.placement import DTYPES, Offload, Placement, choose_device, choose_dtype, place
 from wuerstchen.stage_a import StageA, StageAConfig
 from wuerstchen.stage_b import StageB, StageBConfig
@@ -101,7 +100,6 @@ def test_a_quantized_model_says_about_the_same_wherever_its_weights_rest(
 
 
 @torch.no_grad()
-@pytest.mark.skipif(not ONEDNN, reason="oneDNN does not know this processor, or is not there")
 @pytest.mark.parametrize(("offload", "copies"), [("none", True), ("stage", False)])
 def test_a_cpu_keeps_packed_weights_for_a_run_unless_memory_is_short(
     offload: Offload, copies: bool

@@ -1,11 +1,12 @@
 """Products, attention and norms by the fastest way that PyTorch has for them.
 
-On a CPU that is not the way it takes by itself. Its own float32 product is half as fast as oneDNN's
-where MKL does not use the processor's widest registers; its fused attention reaches a fifth of a
-product's speed; its norm over a map walks through memory column by column. Here oneDNN multiplies,
-attention goes head by head, a norm band by band: the numbers are the same, but for rounding. oneDNN
-packs weights in an order of its own for each product; within a run (`packing`) they are packed once.
-It knows no gradients: where they are asked for, and on other devices, PyTorch goes its own way.
+On a CPU that is not always the way it takes by itself. With AVX-512 its own float32 product is half as
+fast as oneDNN's where MKL does not use the processor's widest registers, and its fused attention
+reaches a fifth of a product's speed: there oneDNN multiplies, and attention goes head by head. oneDNN
+packs weights in an order of its own for each product; within a run (`packing`) they are packed once,
+on any CPU brought to the run's precision once. PyTorch's norm over a map walks through memory column by
+column; here it goes band by band. The numbers are the same, but for rounding. None of this knows
+gradients: where they are asked for, and on other devices, PyTorch goes its own way.
 
 Shapes: N batch, C channels, H W rows and columns of a map, L tokens, d features of a head.
 """
@@ -23,10 +24,8 @@ from .memory import memory_left
 HAS_ONEDNN = all(
     hasattr(torch.ops.mkldnn, name) for name in ("_linear_pointwise", "_reorder_linear_weight")
 )
-ONEDNN = {  # what oneDNN multiplies well here
-    "AVX512": (torch.float32, torch.bfloat16),
-    "AVX2": (torch.float32,),
-}.get(torch.backends.cpu.get_cpu_capability() if HAS_ONEDNN else "", ())
+WIDE = HAS_ONEDNN and torch.backends.cpu.get_cpu_capability() == "AVX512"
+ONEDNN = (torch.float32, torch.bfloat16) if WIDE else ()  # what oneDNN multiplies faster here
 HALVES = {  # what tells whether oneDNN multiplies in them here
     torch.bfloat16: "_is_mkldnn_bf16_supported",
     torch.float16: "_is_mkldnn_fp16_supported",
@@ -60,9 +59,9 @@ def linear(
 
     `x` may hold only some of the layer's input features, its `columns`.
     """
-    fast = takes_onednn(x, layer.weight, layer.bias, plus)
-    if columns != ALL or (fast and is_plain(layer)):
-        weights = (packed if fast else weight_and_bias)(layer, x, columns)
+    eager = is_eager(x, layer.weight, layer.bias, plus)
+    if columns != ALL or (eager and is_plain(layer)):
+        weights = (packed if eager else weight_and_bias)(layer, x, columns)
         y = product(x, *weights, activate=activate, plus=plus)
         release(layer)
         return y
@@ -159,10 +158,11 @@ def packing(network: nn.Module, dtype: torch.dtype) -> Iterator[None]:
 
 
 def keep_packed(network: nn.Module, dtype: torch.dtype) -> None:
-    """Have each linear layer keep, from its next product on, its weight in oneDNN's order too.
+    """Have each linear layer keep, from its next product on, its weight as products want it.
 
-    Only on a CPU, of what is not stored in 8 bits to spare memory, and where these copies, in the
-    `dtype` that the network computes in, would take less than half of the memory that is left.
+    That is in the `dtype` that the network computes in, and in oneDNN's order where it multiplies. Only
+    on a CPU, of what is not stored in 8 bits to spare memory, and where copies of all weights would take
+    less than half of the memory that is left.
     """
     layers: list[Any] = [layer for layer in network.modules() if is_packable(layer)]
     if 2 * dtype.itemsize * sum(layer.weight.numel() for layer in layers) < memory_left():
@@ -185,14 +185,16 @@ def drop_packed(network: nn.Module) -> None:
 
 
 def packed(layer: Any, like: Tensor, columns: slice = ALL) -> tuple[Tensor, Tensor]:
-    """Return `weight_and_bias`, the weight in oneDNN's order if the layer keeps it so."""
+    """Return `weight_and_bias`, the weight as the layer keeps it for products with what is `like` this."""
     kept = getattr(layer, "packed", None)
     if kept is None:
         return weight_and_bias(layer, like, columns)
     key = (columns.start, columns.stop, like.dtype)
     if key not in kept:
         weight, bias = weight_and_bias(layer, like, columns)
-        kept[key] = prepacked(weight, like.numel() // like.shape[-1]), bias
+        if takes_onednn(like):
+            weight = prepacked(weight, like.numel() // like.shape[-1])
+        kept[key] = weight, bias
     found: tuple[Tensor, Tensor] = kept[key]
     return found
 
@@ -225,11 +227,16 @@ def release(layer: Any) -> None:
 
 
 def takes_onednn(x: Tensor, *others: Tensor | None) -> bool:
-    """Whether a product is to be asked of oneDNN, which knows no gradients.
+    """Whether a product is to be asked of oneDNN."""
+    return x.dtype in ONEDNN and is_eager(x, *others)
+
+
+def is_eager(x: Tensor, *others: Tensor | None) -> bool:
+    """Whether a product is calculated on a CPU at once, as it is asked for, and needs no gradient.
 
     PyTorch's compiler and its autocast choose for themselves.
     """
-    if x.device.type != "cpu" or x.dtype not in ONEDNN or needs_grad(x, *others):
+    if x.device.type != "cpu" or needs_grad(x, *others):
         return False
     return not torch.compiler.is_compiling() and not torch.is_autocast_enabled("cpu")
 
