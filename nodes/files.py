@@ -6,7 +6,7 @@ from typing import Any
 import folder_paths
 from comfy_api.latest import io
 
-from ..wuerstchen.sources import MINI
+from ..wuerstchen.checkpoints.sources import MINI
 
 BUNDLED = "mini (bundled)"
 OWN_FOLDER = "wuerstchen"

@@ -5,7 +5,7 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import io
 
-from ..wuerstchen.sources import DECODER_FOLDER, MINI, PRIOR_FOLDER
+from ..wuerstchen.checkpoints.sources import DECODER_FOLDER, MINI, PRIOR_FOLDER
 from . import host
 from .files import FromFiles, choices, path_of
 

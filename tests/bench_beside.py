@@ -61,7 +61,7 @@ def fresh(program: str) -> None:
 
 def load(bench: Bench) -> Iterator[Row]:
     """Yield loading Stage C, each number of it looked at once, from a disk with an empty cache."""
-    from wuerstchen.checkpoints import load_network
+    from wuerstchen.checkpoints.loading import load_network
 
     config = test_stage_c.StageCConfig()
     with tempfile.TemporaryDirectory() as name:

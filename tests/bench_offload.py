@@ -9,9 +9,9 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from wuerstchen import StageA, StageAConfig, StageB, StageBConfig, StageC, StageCConfig
+from wuerstchen.checkpoints.sources import MINI
 from wuerstchen.placement import Network, Offload, Placement
 from wuerstchen.sampling import generators
-from wuerstchen.sources import MINI
 from wuerstchen.stages import Stages
 from wuerstchen.text import TextTower
 from wuerstchen.text_encoder import TextEncoder, TextEncoderConfig

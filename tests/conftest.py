@@ -15,13 +15,13 @@ from torch import nn
 from wuerstchen import Wuerstchen, arithmetic
 from wuerstchen.__main__ import main
 from wuerstchen.compressor import Compressor, CompressorConfig, Stage
-from wuerstchen.lora import Loras
+from wuerstchen.lora.merging import Loras
 from wuerstchen.memory import memory_left
 from wuerstchen.stage_a import StageA, StageAConfig
 from wuerstchen.stage_b import StageB, StageBConfig
 from wuerstchen.stage_c import StageC, StageCConfig
 
-from .command_line import QUICK
+from .command_line.calls import QUICK
 
 TEXT_WIDTH = 32
 NATIVE_SIZE = 256

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from wuerstchen import Wuerstchen, generators, to_images
-from wuerstchen.sources import MINI
+from wuerstchen.checkpoints.sources import MINI
 from wuerstchen.training.judge import judge
 
 compel: Any = pytest.importorskip("compel")

@@ -1,6 +1,7 @@
 """The rules of the house, read from the source: floors, imports, prints, docstrings."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,54 +13,56 @@ import wuerstchen
 
 HOUSE = Path(wuerstchen.__file__).parent
 FILES = sorted(HOUSE.rglob("*.py"))
+ROOMS = [file for file in FILES if file.stem != "__init__"]
 NODES = sorted((HOUSE.parent / "nodes").rglob("*.py"))
 
 FLOORS = {
     "__main__": 11,
     "training": 11,
-    "painting": 10,
+    "command_line.painting": 10,
     "pipeline": 9,
     "orders": 8,
-    "converting": 7,
-    "info": 7,
+    "checkpoints.converting": 7,
+    "checkpoints.info": 7,
     "stages": 7,
     "towers": 7,
-    "checkpoints": 6,
-    "lora": 6,
-    "configs": 5,
-    "lora_files": 5,
-    "manifest": 5,
+    "checkpoints.loading": 6,
+    "lora.merging": 6,
+    "checkpoints.configs": 5,
+    "command_line.manifest": 5,
+    "lora.files": 5,
+    "checkpoints.recognise": 4,
+    "command_line.options": 4,
     "compiling": 4,
-    "options": 4,
     "prompt_files": 4,
-    "recognise": 4,
     "canvas": 3,
+    "checkpoints.sources": 3,
+    "command_line.pictures": 3,
     "compressor": 3,
-    "pictures": 3,
-    "sources": 3,
     "stage_a": 3,
     "stage_b": 3,
     "stage_c": 3,
     "text": 3,
     "text_encoder": 3,
     "tiling": 3,
-    "blending": 2,
+    "checkpoints.blending": 2,
     "cuda_graphs": 2,
     "layers": 2,
-    "lora_peft": 2,
+    "lora.peft": 2,
     "placement": 2,
     "samplers": 2,
     "settings": 2,
+    "stage_checks": 2,
     "arithmetic": 1,
-    "files": 1,
+    "checkpoints.files": 1,
     "interpolation": 1,
-    "lora_names": 1,
+    "lora.names": 1,
     "sampling": 1,
     "sizes": 1,
     "weighting": 1,
+    "checkpoints.notation": 0,
     "checks": 0,
     "memory": 0,
-    "notation": 0,
     "pixels": 0,
     "writing": 0,
 }
@@ -86,17 +89,20 @@ def name_of(file: Path) -> str:
 
 
 def room_of(file: Path) -> str:
-    """Return the room of a file; a folder is one room."""
+    """Return the room of a file; all of the training is one."""
     parts = file.relative_to(HOUSE).with_suffix("").parts
-    return parts[0]
+    return "training" if parts[0] == "training" else ".".join(parts)
 
 
-def imported_rooms(file: Path) -> Iterator[str]:
-    """Yield the rooms of the package that a file imports, wherever in the file."""
-    depth = len(file.relative_to(HOUSE).parts)
+def imported_rooms(file: Path) -> set[str]:
+    """Return the rooms of the package that a file imports, wherever in the file."""
+    folder = file.relative_to(HOUSE).parent.parts
+    names = set()
     for node in ast.walk(parse(file)):
-        if isinstance(node, ast.ImportFrom) and node.level == depth:
-            yield from [node.module.split(".")[0]] if node.module else (a.name for a in node.names)
+        if isinstance(node, ast.ImportFrom) and node.level:
+            home = [*folder[: len(folder) + 1 - node.level], *filter(None, [node.module])]
+            names |= {".".join(home), *(".".join([*home, alias.name]) for alias in node.names)}
+    return names & set(FLOORS)
 
 
 def imported_packages(file: Path) -> Iterator[str]:
@@ -155,17 +161,24 @@ def test_a_public_function_tells_what_it_raises(file: Path) -> None:
 
 
 def test_every_room_stands_on_a_floor_and_every_floor_has_its_rooms() -> None:
-    assert {room_of(file) for file in FILES} - {"__init__"} == set(FLOORS)
+    assert {room_of(file) for file in ROOMS} == set(FLOORS)
 
 
-@pytest.mark.parametrize("file", FILES, ids=name_of)
+def test_the_readmes_map_shows_every_room_on_its_floor() -> None:
+    readme = (HOUSE.parent / "README.md").read_text(encoding="utf-8")
+    rows = readme.split("\nwuerstchen/\n")[1].split("\nnodes/")[0].splitlines()
+    shown, folder = {}, ""
+    for row in rows:
+        folder = folder if row.startswith("    ") else "".join(re.findall(r"^  (\w+)/ +[a-z]", row))
+        found = re.findall(r"(\w+)(?:\.py|/) +(\d+)\b", row)
+        shown |= {f"{folder}.{name}".strip("."): int(floor) for name, floor in found}
+    assert shown == FLOORS
+
+
+@pytest.mark.parametrize("file", ROOMS, ids=name_of)
 def test_imports_go_down_only(file: Path) -> None:
     room = room_of(file)
-    if room == "__init__":
-        return
     for other in imported_rooms(file):
-        if other == "__version__":
-            continue
         assert FLOORS[other] < FLOORS[room], f"{room} must not import {other}"
 
 

@@ -185,7 +185,7 @@ def test_the_registry_package_leaves_out_what_does_not_run() -> None:
 
 def messages() -> str:
     """Return all texts in the source, one per line, with … for what is filled in."""
-    files = [*(ROOT / "nodes").rglob("*.py"), *(ROOT / "wuerstchen").glob("*.py")]
+    files = [*(ROOT / "nodes").rglob("*.py"), *(ROOT / "wuerstchen").rglob("*.py")]
     found = []
     for node in (node for file in files for node in ast.walk(parse(file))):
         if isinstance(node, ast.JoinedStr):

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from wuerstchen import Settings, Wuerstchen
-from wuerstchen.checkpoints import load_network
+from wuerstchen.checkpoints.info import describe
+from wuerstchen.checkpoints.loading import load_network
+from wuerstchen.checkpoints.sources import MINI
 from wuerstchen.compressor import prepare_pixels
-from wuerstchen.info import describe
 from wuerstchen.placement import Placement
 from wuerstchen.sampling import generators, published_times
-from wuerstchen.sources import MINI
 from wuerstchen.training.judge import judge
 from wuerstchen.training.measure import measure
 

@@ -17,12 +17,12 @@ from safetensors.torch import save_file
 
 from wuerstchen import Settings, Wuerstchen, __version__
 from wuerstchen.__main__ import main
-from wuerstchen.manifest import write_manifest
-from wuerstchen.pictures import read_metadata
+from wuerstchen.command_line.manifest import write_manifest
+from wuerstchen.command_line.pictures import read_metadata
 from wuerstchen.prompt_files import read_jobs
 
-from .command_line import about
-from .lora_tensors import random_pair
+from .command_line.calls import about
+from .lora.lora_tensors import random_pair
 
 QUICK = [
     *("--width", "128", "--height", "128", "--steps", "2", "--decoder-steps", "1"),

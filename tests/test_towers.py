@@ -14,7 +14,7 @@ from wuerstchen import CheckpointError, Wuerstchen
 from wuerstchen.towers import load_text_tower, load_tokenizer
 from wuerstchen.training.mini import tokenizer
 
-from .checkpoint_files import FP16, FP32, message, prior_file, tower_folder
+from .checkpoints.checkpoint_files import FP16, FP32, message, prior_file, tower_folder
 from .conftest import WORDS
 
 

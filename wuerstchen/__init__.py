@@ -36,9 +36,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from .checkpoints import load_network as load_network
+    from .checkpoints.files import CheckpointError as CheckpointError
+    from .checkpoints.loading import load_network as load_network
     from .compressor import Compressor as Compressor, CompressorConfig as CompressorConfig
-    from .files import CheckpointError as CheckpointError
     from .interpolation import interpolate as interpolate, slerp as slerp
     from .pipeline import Wuerstchen as Wuerstchen
     from .pixels import to_images as to_images
@@ -55,9 +55,9 @@ if TYPE_CHECKING:
     from .towers import load_text_tower as load_text_tower
 else:
     NAMES = {
-        "checkpoints": ("load_network",),
+        "checkpoints.files": ("CheckpointError",),
+        "checkpoints.loading": ("load_network",),
         "compressor": ("Compressor", "CompressorConfig"),
-        "files": ("CheckpointError",),
         "interpolation": ("interpolate", "slerp"),
         "pipeline": ("Wuerstchen",),
         "pixels": ("to_images",),

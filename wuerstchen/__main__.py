@@ -14,8 +14,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from .options import Parser, parse
-from .painting import paint
+from .command_line.options import Parser, parse
+from .command_line.painting import paint
 
 REFUSED, INTERRUPTED, TERMINATED = 2, 130, 143
 
@@ -89,7 +89,7 @@ def show_info(words: list[str]) -> None:
     parser = Parser(prog="wuerstchen info", description="Show which networks a checkpoint holds.")
     add_source(parser, "a model: mini, v2 or a Hub name that was downloaded before")
     args = parser.parse_args(words[1:])
-    from .info import describe
+    from .checkpoints.info import describe
 
     for description in describe(args.source):
         values = {name: in_words(value) for name, value in asdict(description).items() if value}
@@ -115,7 +115,7 @@ def convert_source(words: list[str]) -> None:
     parser.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), help="default: as it is")
     parser.add_argument("--kind", choices=kinds, help="which network, where SOURCE holds several")
     args = parser.parse_args(words[1:])
-    from .converting import convert
+    from .checkpoints.converting import convert
     from .placement import DTYPES
 
     convert(args.source, args.out, args.dtype and DTYPES[args.dtype], args.kind)

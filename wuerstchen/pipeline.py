@@ -14,23 +14,23 @@ import torch
 from torch import Tensor
 
 from .canvas import Canvas, canvas_for, canvas_key
-from .checkpoints import load_network
-from .compiling import check_compiler, compile_blocks
-from .compressor import Compressor
-from .files import CheckpointError
-from .interpolation import frame_positions
-from .orders import Order, mixed, paired
-from .pixels import to_images
-from .placement import Placement, Quantize, place
-from .sampling import generators
-from .settings import Settings
-from .sources import (
+from .checkpoints.files import CheckpointError
+from .checkpoints.loading import load_network
+from .checkpoints.sources import (
     PUBLISHED_COMPRESSOR,
     compressor_of,
     is_whole,
     native_size,
     published_pair,
 )
+from .compiling import check_compiler, compile_blocks
+from .compressor import Compressor
+from .interpolation import frame_positions
+from .orders import Order, mixed, paired
+from .pixels import to_images
+from .placement import Placement, Quantize, place
+from .sampling import generators
+from .settings import Settings
 from .stage_a import StageA
 from .stage_b import StageB
 from .stage_c import StageC

@@ -4,9 +4,9 @@ import math
 from pathlib import Path
 from typing import Any
 
-from . import sources
-from .checkpoints import load_network
-from .files import CheckpointError, first_line
+from .checkpoints import sources
+from .checkpoints.files import CheckpointError, first_line
+from .checkpoints.loading import load_network
 from .placement import Placement
 from .text import TextTower
 

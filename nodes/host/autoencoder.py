@@ -12,7 +12,7 @@ import comfy.sd
 import torch
 from torch import Tensor
 
-from ...wuerstchen.checkpoints import load_network
+from ...wuerstchen.checkpoints.loading import load_network
 from ...wuerstchen.checks import check_whole
 from ...wuerstchen.sizes import SMALLEST_TILE
 from ...wuerstchen.stage_a import StageA

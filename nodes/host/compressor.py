@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ...wuerstchen.canvas import bordered
-from ...wuerstchen.checkpoints import load_network
+from ...wuerstchen.checkpoints.loading import load_network
 from ...wuerstchen.compressor import Compressor, prepare_pixels
 from .autoencoder import vae_around
 from .checks import check_pictures

@@ -20,8 +20,8 @@ from comfy.patcher_extension import CallbacksMP, WrapperExecutor, WrappersMP, ge
 from torch import Tensor
 
 from ...wuerstchen.arithmetic import drop_packed, keep_packed
-from ...wuerstchen.checkpoints import load_network
-from ...wuerstchen.files import METADATA_CONFIG
+from ...wuerstchen.checkpoints.files import METADATA_CONFIG
+from ...wuerstchen.checkpoints.loading import load_network
 from ...wuerstchen.stage_b import StageB
 from ...wuerstchen.stage_c import StageC
 from ...wuerstchen.tiling import Window, cut

@@ -8,8 +8,8 @@ from typing import Any
 
 from comfy.weight_adapter import LoRAAdapter
 
-from ...wuerstchen.lora_files import Update, load_lora
-from ...wuerstchen.lora_names import PRIOR, TEXT
+from ...wuerstchen.lora.files import Update, load_lora
+from ...wuerstchen.lora.names import PRIOR, TEXT
 from .checks import check_model, check_tower
 from .diffusion import HostedC
 

@@ -15,12 +15,12 @@ import comfy.supported_models_base
 import torch
 from torch import Tensor
 
-from ...wuerstchen.checkpoints import built, interpret
-from ...wuerstchen.configs import HEAD_DIM
-from ...wuerstchen.files import CheckpointError, Weights, first_line, read
+from ...wuerstchen.checkpoints.configs import HEAD_DIM
+from ...wuerstchen.checkpoints.files import CheckpointError, Weights, first_line, read
+from ...wuerstchen.checkpoints.loading import built, interpret
+from ...wuerstchen.checkpoints.recognise import recognise, shortened
 from ...wuerstchen.placement import DTYPES
 from ...wuerstchen.prompt_files import text_rows
-from ...wuerstchen.recognise import recognise, shortened
 
 PUBLISHED_TOKENS = {"start": 49406, "end": 49407, "pad": 49407}
 BODY = (

@@ -17,7 +17,7 @@ VQGAN = ROOT / "wuerstchen" / "mini" / "wuerstchen" / "vqgan"
 @pytest.fixture
 def other_stage_a(host: Host) -> str:
     """Another Stage A in the host's folder of VAEs: the bundled one, a little brighter."""
-    from wuerstchen.converting import convert
+    from wuerstchen.checkpoints.converting import convert
 
     path = host.base / "models" / "vae" / "brighter.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)

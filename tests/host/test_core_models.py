@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from wuerstchen.files import METADATA_CONFIG
+from wuerstchen.checkpoints.files import METADATA_CONFIG
 
 from .graphs import (
     DECODER,

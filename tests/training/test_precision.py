@@ -2,7 +2,7 @@
 
 import pytest
 
-from wuerstchen.sources import MINI
+from wuerstchen.checkpoints.sources import MINI
 from wuerstchen.training.precision import LESS, precision
 
 

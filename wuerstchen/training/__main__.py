@@ -23,13 +23,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from ..checkpoints.files import parsed
+from ..checkpoints.sources import MINI
 from ..checks import check_whole
-from ..files import parsed
-from ..options import argparse_type
+from ..command_line.options import argparse_type
 from ..pipeline import Wuerstchen
 from ..placement import choose_device
 from ..settings import PRESETS
-from ..sources import MINI
 from .cases import PARTS
 from .chart import draw_chart
 from .decoder import DecoderTask, StageBTask

@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..checkpoints.recognise import KINDS
 from ..compressor import Compressor
-from ..recognise import KINDS
 from ..sampling import LATENT_SCALE, LATENT_SHIFT
 from ..stage_b import StageB
 from .mini import COMPRESSOR, NATIVE_SIZE, STAGE_A, STAGE_B, STAGE_C

@@ -172,8 +172,8 @@ def written_anew() -> dict[str, Any]:
     chain = NodeChain()
     import torch
     from pack.nodes.host.diffusion import diffusion_model
-    from pack.wuerstchen.converting import convert
-    from pack.wuerstchen.sources import MINI, PRIOR_FOLDER
+    from pack.wuerstchen.checkpoints.converting import convert
+    from pack.wuerstchen.checkpoints.sources import MINI, PRIOR_FOLDER
 
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "prior.safetensors"

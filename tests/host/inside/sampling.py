@@ -71,7 +71,7 @@ def speed() -> dict[str, Any]:
     import torch
     from pack.nodes.host.diffusion import diffusion_model
     from pack.nodes.host.sampling import chosen_sigmas, sample
-    from pack.wuerstchen.checkpoints import load_network
+    from pack.wuerstchen.checkpoints.loading import load_network
     from pack.wuerstchen.placement import Placement
     from pack.wuerstchen.sampling import ddpm, denoiser, generators, guided, last, uniform_times
 
