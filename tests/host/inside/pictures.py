@@ -85,8 +85,8 @@ def masks() -> dict[str, Any]:
 def weighting() -> dict[str, Any]:
     """Return how far the package's features are from the host's, relative to the largest."""
     chain = NodeChain()
-    from pack.wuerstchen.placement import Placement
     from pack.wuerstchen.checkpoints.sources import MINI
+    from pack.wuerstchen.placement import Placement
     from pack.wuerstchen.towers import load_text_tower
 
     found, placement = {}, Placement()
