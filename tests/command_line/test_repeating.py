@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -90,6 +91,33 @@ def test_images_and_loras_that_are_given_take_the_place_of_those_in_the_file(
     kept, changed = parse(words), parse([*words, "--image", "new.png", "--lora", "style:0.5"])
     assert (kept.image, kept.lora) == (["old.png"], ["style:1.0", "other"])
     assert (changed.image, changed.lora) == (["new.png"], ["style:0.5"])
+
+
+def test_none_takes_away_what_the_file_has(tmp_path: Path) -> None:
+    told = {"mask": "m.png", "strength": 0.5, "outpaint": [8, 0, 0, 0], "feather": 3, "steps": 3}
+    told |= {"prior": "p", "decoder": "d", "stage_a": "a", "compressor": "c", "decoder_seed": 5}
+    save(Image.new("RGB", (8, 8)), tmp_path / "a.png", {**REPEATED, **told})
+
+    def read(*words: str) -> dict[str, Any]:
+        return vars(parse(["--from", str(tmp_path / "a.png"), *words]))
+
+    kept, plain = read(), vars(parse([PROMPT]))
+    for name in (
+        "lora",
+        "mask",
+        "steps",
+        "prior",
+        "decoder",
+        "stage_a",
+        "compressor",
+        "decoder_seed",
+    ):
+        changed = read(f"--{name.replace('_', '-')}", "none")
+        assert kept[name] != plain[name]
+        assert changed == kept | {name: plain[name]}
+    over = ("image", "mask", "strength", "outpaint", "feather")
+    assert read("--image", "none") == kept | {name: plain[name] for name in over}
+    assert read("--lora", "none", "--lora", "b")["lora"] == ["b"]
 
 
 def test_the_model_in_a_file_is_repeated(tmp_path: Path) -> None:

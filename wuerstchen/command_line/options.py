@@ -1,7 +1,7 @@
 """The options of `wuerstchen PROMPT`, and where their values come from.
 
 An option counts as it is given; what is not given comes from --preset, then from the picture of
---from, then from the defaults.
+--from, then from the defaults. The word "none" is what an option is that nobody gives.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from ..settings import PRESETS, READERS, SAMPLERS, Settings, whole
 from .pictures import read_metadata
 
 LISTS = ("wanted", "image", "lora")  # what is given takes the place of all that was
+PAINTING_OVER = {"mask", "strength", "outpaint", "feather"}  # where nothing is if no image is
 NOTHING = (None, "", (0, 0, 0, 0))  # defaults that need no word
 
 EXAMPLES = """\
@@ -59,7 +60,9 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     if args.repeat is not None:
         before |= read_metadata(args.repeat)
     if args.prompts is not None:  # a file of them takes the place of the picture's
-        before = {name: before[name] for name in before.keys() - {"wanted", "interpolate"}}
+        before = without(before, {"wanted", "interpolate"})
+    if args.image == [None]:
+        before = without(before, PAINTING_OVER)
     if args.preset is not None:
         check_choice("preset", args.preset, list(PRESETS))
         before |= PRESETS[args.preset]
@@ -68,8 +71,13 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     args = parser.parse_intermixed_args(words, argparse.Namespace(**known))
     args.wanted += dashed
     for name, was in lists.items():
-        setattr(args, name, getattr(args, name) or was)
+        setattr(args, name, [one for one in getattr(args, name) or was if one is not None])
     return args
+
+
+def without(before: dict[str, Any], names: set[str]) -> dict[str, Any]:
+    """Return values without those of some options."""
+    return {name: before[name] for name in before.keys() - names}
 
 
 def split_at_dashes(words: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -108,22 +116,24 @@ def add_model_options(group: Any) -> None:
         help="mini (bundled; the default), v2 (the published pair, 12 GB from the Hub), or a "
         "folder that holds wuerstchen-prior/ and wuerstchen/ in the published layout",
     )
+    other = {"metavar": "SOURCE", "type": optional(str)}
     group.add_argument(
         "--prior",
-        metavar="SOURCE",
+        **other,
         help='another Stage C: a folder, a Hub name, a file, or a blend of such: "A*0.5+B*0.5"',
     )
-    group.add_argument("--decoder", metavar="SOURCE", help="another Stage B and Stage A, likewise")
-    group.add_argument("--stage-a", metavar="SOURCE", help="another Stage A alone, likewise")
+    group.add_argument("--decoder", **other, help="another Stage B and Stage A, likewise")
+    group.add_argument("--stage-a", **other, help="another Stage A alone, likewise")
     group.add_argument(
         "--compressor",
-        metavar="SOURCE",
+        **other,
         help="another network that reads the picture of --image (published: "
         "warp-ai/EfficientNetEncoder, which v2 takes by itself)",
     )
     group.add_argument(
         "--lora",
         metavar="SOURCE[:STRENGTH]",
+        type=optional(str),
         action="append",
         default=[],
         help="a LoRA for the prior, from kohya, diffusers, PEFT or OneTrainer; may be given several times",
@@ -185,7 +195,8 @@ def add_prompt_options(group: Any) -> None:
         dest="repeat",
         metavar="PICTURE",
         type=expanded_path,
-        help="repeat a picture from the settings in its file; options you give override them",
+        help="repeat a picture from the settings in its file; options you give override them, and none "
+        "takes one away: --lora none, --image none, --decoder-seed none",
     )
 
 
@@ -211,6 +222,7 @@ def add_image_options(group: Any) -> None:
     group.add_argument(
         "--image",
         metavar="PICTURE",
+        type=optional(str),
         action="append",
         default=[],
         help="paint over this picture; with --interpolate one per stop",
@@ -266,12 +278,12 @@ def add_settings(group: Any, settings: dict[str, str]) -> None:
     for words, about in settings.items():
         flag, metavar = words.split()
         name = flag[2:].replace("-", "_").replace("cfg", "guidance")
-        read, default = READERS.get(kinds[name]), getattr(Settings, name)
+        read, default = READERS.get(kinds[name], str), getattr(Settings, name)
         group.add_argument(
             flag,
             dest=name,
             metavar=metavar,
-            type=read and argparse_type(read),
+            type=argparse_type(read if default is not None else optional(read)),
             default=default,
             help=about if default in NOTHING else f"{about} (default: {default})",
         )
@@ -294,6 +306,11 @@ def add_output_options(group: Any) -> None:
 def expanded_path(text: str) -> Path:
     """Return the path that a word names; "~" is the home folder, behind a "=" as well."""
     return Path(os.path.expanduser(text))
+
+
+def optional(read: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Return a reader for which the word "none" is nothing."""
+    return lambda text: None if text == "none" else read(text)
 
 
 def argparse_type(read: Callable[[str], Any]) -> Callable[[str], Any]:
