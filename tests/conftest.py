@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -42,6 +43,14 @@ COMPRESSOR = CompressorConfig(
     stages=tuple(Stage(fused=i < 2, expand=2, stride=2, c=8, layers=1) for i in range(4)),
     c_head=16,
 )
+
+
+def pytest_configure() -> None:
+    """Have one thread multiply, here and in the processes of tests, unless OMP_NUM_THREADS says more.
+
+    Tiny networks gain nothing from two, which on a busy machine wait for each other.
+    """
+    torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))
 
 
 @pytest.fixture(autouse=True)

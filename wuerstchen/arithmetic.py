@@ -109,9 +109,9 @@ def epilogue(y: Tensor, activate: bool, plus: Tensor | None) -> Tensor:
 def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """Return softmax(q kᵀ / √d) v, shape of `queries` (N, heads, L, d).
 
-    On a CPU for some queries of one head at a time, whose scores, in float32, stay in its cache, with
-    keys and values packed for all of them; but where a head is too small to occupy all threads,
-    PyTorch's own way is faster.
+    Where oneDNN multiplies, for some queries of one head at a time, whose scores, in float32, stay in
+    the cache, with keys and values packed for all of them; but where a head is too small to occupy
+    all threads, PyTorch's own way is faster.
     """
     if queries.device.type == "mps":  # whose kernel for few queries misreads strides
         queries, keys, values = (part.contiguous() for part in (queries, keys, values))

@@ -243,7 +243,7 @@ def run(script: str, *words: str | Path, **environment: str) -> str:
     root = str(Path(__file__).parents[2])
     done = subprocess.run(
         [sys.executable, "-c", script, *map(str, words)],
-        env={**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1", **environment},
+        env={**os.environ, "PYTHONPATH": root, **environment},
         capture_output=True,
         text=True,
     )
