@@ -14,8 +14,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from .command_line.options import Parser, parse
+from .command_line.options import Parser
 from .command_line.painting import paint
+from .command_line.parsing import parse
 
 REFUSED, INTERRUPTED, TERMINATED = 2, 130, 143
 

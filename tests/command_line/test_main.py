@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from wuerstchen import Settings, Wuerstchen, __version__
 from wuerstchen.__main__ import main
-from wuerstchen.command_line.options import parse
+from wuerstchen.command_line.parsing import parse
 from wuerstchen.settings import PRESETS
 
 from ..peers import levels

@@ -11,7 +11,7 @@ from PIL import Image
 
 from wuerstchen import Settings, Wuerstchen, __version__
 from wuerstchen.command_line import painting
-from wuerstchen.command_line.options import parse
+from wuerstchen.command_line.parsing import parse
 from wuerstchen.command_line.pictures import SOURCES, numbered, put_new, save
 
 from ..peers import levels

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from wuerstchen.__main__ import main
-from wuerstchen.command_line.options import parse
+from wuerstchen.command_line.parsing import parse
 from wuerstchen.command_line.pictures import SOURCES, save
 
 from .calls import OTHER, PROMPT, REPEATED, about, names
