@@ -1,4 +1,4 @@
-"""`wuerstchen PROMPT`: from options to files.
+"""`wuerstchen PROMPT`: from the values of its options to files.
 
 Everything that can be refused is refused before the model is loaded; each picture is on the disk as
 soon as it is painted.
