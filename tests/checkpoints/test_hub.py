@@ -13,8 +13,8 @@ from typing import Any
 from wuerstchen.checkpoints.sources import PUBLISHED_COMPRESSOR
 
 from ..conftest import write_json
+from ..processes import printed
 from .checkpoint_files import TINY, component
-from .test_loading import run
 
 COMMIT = "0" * 40
 
@@ -77,7 +77,7 @@ def asked(root: Path, code: str, home: Path, *words: str | Path) -> list[str]:
     """Return the lines that a program prints which knows this Hub and has an empty cache."""
     with hub(root) as address:
         environment = {"HF_ENDPOINT": address, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0"}
-        return run(code, *words, **environment, NO_PROXY="*").splitlines()
+        return printed(code, *words, **environment, NO_PROXY="*").splitlines()
 
 
 PUBLISHED = """
@@ -176,7 +176,7 @@ def test_hub_names_come_from_the_cache_when_offline(tmp_path: Path) -> None:
         (repository / "refs" / "main").write_text("0" * 40)
         component(repository / "snapshots" / ("0" * 40) / inside, "stage_c")
     (repository / "snapshots" / ("0" * 40) / "model_index.json").write_text("{}")
-    lines = run(OFFLINE, HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path)).splitlines()
+    lines = printed(OFFLINE, HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path)).splitlines()
     assert lines[:2] == [str(TINY["stage_c"])] * 2
     assert lines[2].startswith("owner/absent: ")
     assert "HF_HUB_OFFLINE" in lines[2]

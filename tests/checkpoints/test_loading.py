@@ -1,9 +1,6 @@
 """Each way a network may lie in files gives it, in the placement's precision, whole or not at all."""
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
@@ -20,6 +17,7 @@ from wuerstchen.checkpoints.recognise import KINDS, PREFIXES
 from wuerstchen.placement import Placement
 from wuerstchen.stage_c import StageCConfig
 
+from ..processes import printed
 from .checkpoint_files import (
     FP32,
     SMALLEST,
@@ -228,27 +226,16 @@ def test_loading_keeps_the_weights_in_memory_only_once(tmp_path: Path) -> None:
     save_file(random_state("stage_c"), tmp_path / "small.safetensors")
     size = (tmp_path / "big.safetensors").stat().st_size / 1024
     assert size > 190_000
-    peak, private = run(
+    peak, private = printed(
         MEMORY, tmp_path / "big.safetensors", "float32", tmp_path / "small.safetensors"
     ).split()
     assert int(peak) < 1.3 * size
     assert int(private) < 0.1 * size
     # a cast copy is half as large; the file's own pages are the system's to drop
-    _, private = run(MEMORY, tmp_path / "big.pt", "float16", tmp_path / "small.safetensors").split()
+    _, private = printed(
+        MEMORY, tmp_path / "big.pt", "float16", tmp_path / "small.safetensors"
+    ).split()
     assert int(private) < 0.65 * size
-
-
-def run(script: str, *words: str | Path, **environment: str) -> str:
-    """Return what a script prints in a process of its own."""
-    root = str(Path(__file__).parents[2])
-    done = subprocess.run(
-        [sys.executable, "-c", script, *map(str, words)],
-        env={**os.environ, "PYTHONPATH": root, **environment},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def test_missing_unexpected_and_misshaped_keys_are_told(tmp_path: Path) -> None:

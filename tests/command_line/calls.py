@@ -1,9 +1,6 @@
 """What the tests of the command line share: prompts, quick options, what it wrote and refused."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -56,11 +53,3 @@ def refused(run: Callable[[], int], folder: Path, capfd: Capture) -> str:
     assert err.startswith("wuerstchen: error: ")
     assert err.count("\n") == 1
     return err
-
-
-def program(code: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run code as a program of its own."""
-    here = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), **variables}
-    return subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, env=here, capture_output=True, text=True
-    )

@@ -1,6 +1,5 @@
 """What fails during a run ends in one line and leaves no half-written file: memory, disks, signals."""
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,7 +10,8 @@ import torch
 
 from wuerstchen import Wuerstchen
 
-from .calls import PROMPT, QUICK, Capture, names, program, refused
+from ..processes import program, surroundings
+from .calls import PROMPT, QUICK, Capture, names, refused
 
 
 def test_too_little_memory_is_said_with_what_needs_less(
@@ -81,7 +81,7 @@ def test_a_disk_that_is_full_leaves_no_half_written_file(tiny: Path, tmp_path: P
     ran = subprocess.run(
         [sys.executable, "-m", "wuerstchen", *words],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        env=surroundings(),
         preexec_fn=fill,
         capture_output=True,
         text=True,
@@ -115,5 +115,5 @@ def test_sigterm_leaves_no_half_written_file(tmp_path: Path) -> None:
         "        part.write_text('half'); os.kill(os.getpid(), signal.SIGTERM)\n"
         "__main__.command = command; sys.exit(__main__.main())"
     )
-    assert program(code, tmp_path).returncode == 143
+    assert program(code, folder=tmp_path).returncode == 143
     assert names(tmp_path) == []

@@ -1,8 +1,5 @@
 """The command line, as a user calls it: a prompt becomes a picture, by every option there is."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +15,8 @@ from wuerstchen.command_line.parsing import parse
 from wuerstchen.settings import PRESETS
 
 from ..peers import levels
-from .calls import PROMPT, Capture, about, names, program
+from ..processes import printed, program
+from .calls import PROMPT, Capture, about, names
 
 
 def test_a_prompt_becomes_a_numbered_png_whose_path_is_printed(
@@ -138,7 +136,7 @@ def test_help_and_version_end_with_status_0(capfd: Capture) -> None:
 
 def test_names_that_the_terminal_lacks_are_printed_as_escapes(tmp_path: Path) -> None:
     code = "import sys; from wuerstchen.__main__ import main; sys.argv[1:] = ['--help']; main()"
-    ran = program(code, tmp_path, PYTHONIOENCODING="ascii")
+    ran = program(code, folder=tmp_path, PYTHONIOENCODING="ascii")
     assert ran.returncode == 0
     assert "W\\xfcrstchen" in ran.stdout
 
@@ -149,8 +147,7 @@ def test_importing_the_package_and_refusing_a_number_load_no_torch() -> None:
         "assert main(['a star', '--width', '1']) == 2\n"
         "assert not {'torch', 'transformers', 'PIL', 'numpy'} & set(sys.modules)"
     )
-    here = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    subprocess.run([sys.executable, "-c", code], env=here, check=True, capture_output=True)
+    printed(code)
 
 
 def test_debug_shows_where_an_error_comes_from(capfd: Capture) -> None:

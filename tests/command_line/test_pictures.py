@@ -15,6 +15,7 @@ from wuerstchen.command_line.parsing import parse
 from wuerstchen.command_line.pictures import SOURCES, numbered, put_new, save
 
 from ..peers import levels
+from ..processes import surroundings
 from .calls import ABOUT_THE_MODEL, OTHER, PROMPT, QUICK, REPEATED, about, names
 
 
@@ -162,8 +163,8 @@ def test_two_programs_that_fill_one_folder_lose_no_picture(tmp_path: Path) -> No
         "image = Image.effect_noise((256, 256), 50)\n"
         "for _ in range(20): save(image, Path('out'), {'prompts': []})"
     )
-    here = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    both = [subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=here) for _ in "ab"]
+    command, where = [sys.executable, "-c", code], {"cwd": tmp_path, "env": surroundings()}
+    both = [subprocess.Popen(command, **where) for _ in "ab"]
     assert [one.wait() for one in both] == [0, 0]
     assert names(tmp_path / "out") == [f"{number:05d}.png" for number in range(40)]
 
