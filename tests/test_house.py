@@ -61,6 +61,7 @@ FLOORS = {
     "sampling": 1,
     "sizes": 1,
     "weighting": 1,
+    "allocator": 0,
     "checkpoints.notation": 0,
     "checks": 0,
     "memory": 0,

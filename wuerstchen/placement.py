@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .allocator import kept_memory
 from .arithmetic import multiplies, packing
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -104,7 +105,7 @@ class Placement:
             ready = packing(network, self.precision) if packs else nullcontext()
         else:
             ready = moved(network, self.device)
-        with ready, without_autocast(self.device):
+        with kept_memory(self.device), ready, without_autocast(self.device):
             yield
 
 

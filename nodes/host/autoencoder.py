@@ -12,6 +12,7 @@ import comfy.sd
 import torch
 from torch import Tensor
 
+from ...wuerstchen.allocator import kept_memory
 from ...wuerstchen.checkpoints.loading import load_network
 from ...wuerstchen.checks import check_whole
 from ...wuerstchen.sizes import SMALLEST_TILE
@@ -32,7 +33,8 @@ class HostedStageA(StageA):
         """Return the pixels of a Stage B latent; refuse another."""
         advice = "put Würstchen Stage B Decode before it"
         check_channels(latent, self.config.latent_channels, advice)
-        return super().decode(latent)
+        with kept_memory(latent.device):
+            return super().decode(latent)
 
 
 def autoencoder(source: str, weight_dtype: str) -> Any:

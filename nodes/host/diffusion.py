@@ -19,6 +19,7 @@ import torch
 from comfy.patcher_extension import CallbacksMP, WrapperExecutor, WrappersMP, get_all_wrappers
 from torch import Tensor
 
+from ...wuerstchen.allocator import kept_memory
 from ...wuerstchen.arithmetic import drop_packed, keep_packed
 from ...wuerstchen.checkpoints.files import METADATA_CONFIG
 from ...wuerstchen.checkpoints.loading import load_network
@@ -60,8 +61,15 @@ def diffusion_model(
     patcher.cached_patcher_init = (diffusion_model, (source, kind, weight_dtype))
     patcher.add_callback_with_key(CallbacksMP.ON_LOAD, "wuerstchen", patch_norms)
     patcher.add_callback_with_key(CallbacksMP.ON_CLEANUP, "wuerstchen", forget)
+    patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "wuerstchen", keeping_memory)
     patcher.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, "wuerstchen", without_repeats)
     return patcher
+
+
+def keeping_memory(executor: Any, *given: Any, **others: Any) -> Any:
+    """Run a sampler, on a CPU with memory that lasts from step to step."""
+    with kept_memory(management.get_torch_device()):
+        return executor(*given, **others)
 
 
 def without_repeats(executor: Any, guider: Any, sigmas: Tensor, *given: Any, **others: Any) -> Any:

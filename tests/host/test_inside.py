@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -62,6 +63,12 @@ def test_a_merge_with_memory_for_half_of_it_is_the_same(check: Any) -> None:
     found = check("memory.merged_in_part")
     assert found["merge"] > 0.01
     assert found["half of it"] == found["afterwards"] == 0
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told what to keep")
+def test_what_a_step_frees_serves_the_next(check: Any) -> None:
+    found = check("memory.taken")
+    assert found["many"] < 2 * found["few"]
 
 
 def test_layers_that_get_their_weights_late_give_the_same(check: Any) -> None:

@@ -76,6 +76,25 @@ def in_half(load: Callable[..., Any], shares: list[float]) -> Callable[..., Any]
     return load_half
 
 
+def taken() -> dict[str, Any]:
+    """Return the pages that the system lends for so many steps of Stage B."""
+    import resource
+
+    import torch
+
+    chain = NodeChain()
+    (wanted,) = chain.call("TextEncode", chain.clip_b, "a large red circle")
+    semantic = {"samples": torch.randn(1, 16, 24, 24)}
+
+    def pages(steps: int) -> int:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        chain.call("StageBDecode", chain.decoder, semantic, wanted, 2, steps, 0.0)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    pages(1)
+    return {"few": pages(2), "many": pages(12)}
+
+
 def lazy() -> dict[str, Any]:
     """Return the difference that layers make which get their weights when they are loaded."""
     try:
