@@ -4,16 +4,18 @@
 
 Parts: text, stage_c, stage_b, stage_a, whole, offload, cold, load, sdxl. Outputs are compared before anything
 is timed, at time 0, which every precision holds exactly. A whole picture is the sum of its steps, for
-which `whole` and `sdxl` measure all stages. Each run puts its rows with those of earlier ones in
-`results.json` of the output folder, and draws the table and the charts of all.
+which `whole` and `sdxl` measure all stages, each in a process of its own. Each run puts its rows with
+those of earlier ones in `results.json` of the output folder, and draws the table and the charts of all.
 """
 
 import argparse
 import gc
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -35,6 +37,7 @@ from tests.bench_offload import offload
 from tests.bench_tools import Bench, Call, Row, operations, to_meta
 from tests.peers import in_dtype, mean_error, on_meta
 from wuerstchen import StageA, StageAConfig, StageB, StageBConfig, StageC, StageCConfig
+from wuerstchen.arithmetic import packing
 from wuerstchen.compiling import compile_blocks
 from wuerstchen.cuda_graphs import CapturedStep
 from wuerstchen.sampling import denoiser, guided, published_times
@@ -48,10 +51,13 @@ GUIDANCE = 4.0
 STEPS = {"Stage C, guided step": len(published_times()) - 1, "Stage B, step": 12}
 
 Shapes = Sequence[tuple[int, int]]
+Part = Callable[[Bench, Shapes], Iterator[Row]]
 
 
 def compare(bench: Bench, row: Row, ours: Call, theirs: Call, compiled: Call | None = None) -> Row:
     """Return the row with its times, after a look at whether the outputs are the same.
+
+    Steps are timed as those of a run, one after another.
 
     Raises:
         ValueError: if they are not.
@@ -60,7 +66,8 @@ def compare(bench: Bench, row: Row, ours: Call, theirs: Call, compiled: Call | N
     if row.error > TOLERANCE[bench.dtype_name]:
         raise ValueError(f"{row.what}: outputs must be equal, they differ by {row.error:.1e}")
     contestants = {"ours": ours, "theirs": theirs}
-    return bench.race(row, contestants | ({"compiled": compiled} if compiled else {}))
+    contestants |= {"compiled": compiled} if compiled else {}
+    return bench.race(row, contestants, kept=["ours"], again=row.what in STEPS)
 
 
 def shared(bench: Bench, weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -145,7 +152,7 @@ def stage_c(bench: Bench, shapes: Shapes) -> Iterator[Row]:
         row.flops["ours"] = operations(partial(empty.step, many, times, kept))
         row.flops["theirs"] = operations(partial(empty_peer, many, times, long))
         denoise = guided(denoiser(step_of(bench, ours), ours.prepare(features)), GUIDANCE)
-        with bench.placement.running(ours):
+        with packing(ours, bench.placement.precision):
             yield compare(
                 bench,
                 row,
@@ -180,7 +187,7 @@ def stage_b(bench: Bench, shapes: Shapes) -> Iterator[Row]:
         row.flops["ours"] = operations(partial(empty.step, many, times, kept))
         row.flops["theirs"] = operations(partial(empty_peer, many, times, narrow, long))
         prepare = partial(ours.prepare, features, effnet, (side, side))
-        with bench.placement.running(ours):
+        with packing(ours, bench.placement.precision):
             yield compare(
                 bench,
                 row,
@@ -214,7 +221,7 @@ def stage_a(bench: Bench, shapes: Shapes) -> Iterator[Row]:
         row = bench.row("stage_a", "Stage A, decoding", size, n)
         count = operations(partial(empty.decode, *to_meta([latent])))
         row.flops = {"ours": count, "theirs": count}
-        with bench.placement.running(ours):
+        with packing(ours, bench.placement.precision):
             yield compare(bench, row, partial(decode, x), partial(peer, scaled))
 
 
@@ -222,14 +229,27 @@ def whole(bench: Bench, shapes: Shapes) -> Iterator[Row]:
     """Yield the rows of all stages, and then whole pictures."""
     rows: list[Row] = []
     for part in (text, stage_c, stage_b, stage_a):
-        for row in part(bench, shapes):
-            rows.append(row)
-            yield row
-        gc.collect()
+        alone = rows_alone(part, bench, shapes)
+        rows += alone
+        yield from alone
     for size, n in shapes:
         yield total(
             bench, size, n, [r for r in rows if (r.size, r.batch) == (size, n) or not r.size]
         )
+
+
+def rows_alone(part: Part, bench: Bench, shapes: Shapes) -> list[Row]:
+    """Return the rows of a part from a process of its own.
+
+    Elsewhere what the networks of another part have left would serve as memory, which no run has.
+    """
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        return process.submit(rows_of, part, bench.words, shapes).result()
+
+
+def rows_of(part: Part, words: argparse.Namespace, shapes: Shapes) -> list[Row]:
+    """Return the rows of a part."""
+    return list(part(Bench(words), shapes))
 
 
 def total(bench: Bench, size: int, n: int, parts: Sequence[Row]) -> Row:
@@ -261,7 +281,7 @@ def sdxl(bench: Bench, shapes: Shapes) -> Iterator[Row]:
     yield from beside.sdxl(bench, wholes)
 
 
-PARTS = {
+PARTS: dict[str, Part] = {
     "text": text,
     "stage_c": stage_c,
     "stage_b": stage_b,
@@ -299,16 +319,7 @@ def main() -> None:
     args = parser.parse_args()
     if unknown := set(args.parts) - set(PARTS):
         parser.error(f"parts are {', '.join(PARTS)}, got {', '.join(sorted(unknown))}")
-    torch.set_num_threads(args.threads)
-    torch.set_grad_enabled(False)
-    bench = Bench(
-        args.device,
-        args.dtype,
-        seconds=args.seconds,
-        rounds=args.rounds,
-        compiles=args.compile,
-        processor_time=args.processor_time,
-    )
+    bench = Bench(args)
     title = pictures.environment(bench)
     print("\n".join(title))
     shapes = [(size, n) for size in args.sizes for n in args.batches]

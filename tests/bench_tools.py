@@ -9,7 +9,9 @@ import gc
 import os
 import platform
 import time
+from argparse import Namespace
 from collections.abc import Callable, Collection, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -19,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from wuerstchen.allocator import kept_memory
 from wuerstchen.arithmetic import HAS_ONEDNN
 from wuerstchen.placement import DTYPES, Placement
 
@@ -84,27 +87,21 @@ def short(number: float) -> str:
 class Bench:
     """Device, precision and patience of a run."""
 
-    def __init__(
-        self,
-        device: str,
-        dtype: str,
-        *,
-        seconds: float,
-        rounds: int,
-        compiles: Collection[str],
-        processor_time: bool,
-    ) -> None:
-        """Take the words of the command line; a row ends after `seconds`, and `rounds` at least.
+    def __init__(self, words: Namespace) -> None:
+        """Take the words of the command line, and prepare the process for them.
 
-        `compiles` names whose networks are compiled. `processor_time` counts what this process
-        worked, not what the clock says: for one thread on a machine that others use too.
+        A row ends after `seconds`, and `rounds` at least; `compile` names whose networks are
+        compiled. `processor_time` counts what this process worked, not what the clock says: for one
+        thread on a machine that others use too.
         """
-        self.device = torch.device(device)
-        self.dtype_name, self.dtype = dtype, DTYPES[dtype]
+        torch.set_num_threads(words.threads)
+        torch.set_grad_enabled(False)
+        self.words, self.device = words, torch.device(words.device)
+        self.dtype_name, self.dtype = words.dtype, DTYPES[words.dtype]
         self.placement = Placement(device=self.device, dtype=self.dtype)
-        self.seconds, self.rounds, self.compiles = seconds, rounds, compiles
-        self.clock = time.process_time if processor_time else time.perf_counter
-        self.name = device_name(self.device) + (", processor time" if processor_time else "")
+        self.seconds, self.rounds, self.compiles = words.seconds, words.rounds, words.compile
+        self.clock = time.process_time if words.processor_time else time.perf_counter
+        self.name = device_name(self.device) + (", processor time" if words.processor_time else "")
         self.product, self.product_flops, self.products = fastest_product(self)
 
     def row(
@@ -143,20 +140,41 @@ class Bench:
         call()
         return resident("VmHWM") - before
 
-    def race(self, row: Row, contestants: dict[str, Call]) -> Row:
+    def race(
+        self,
+        row: Row,
+        contestants: dict[str, Call],
+        *,
+        kept: Collection[str] = (),
+        again: bool = False,
+    ) -> Row:
         """Fill in times, memory and the roof: contestants in turn until the time is up.
 
         The first call of each, which measures memory, is not timed.
+
+        Args:
+            row: to be filled in.
+            contestants: what they do, by name.
+            kept: those of them that keep the memory they free, as our runs do.
+            again: whether each turn is two calls, the second of which is timed: a step of many.
         """
+
+        def memory(who: str) -> AbstractContextManager[None]:
+            return kept_memory(self.device) if who in kept else nullcontext()
+
         for who, call in contestants.items():
-            row.peak[who] = self.peak(call)
+            with memory(who):
+                row.peak[who] = self.peak(call)
             row.times[who] = []
         row.load = os.getloadavg()[0]
         end = time.monotonic() + self.seconds
         while len(row.roof) < self.rounds or (len(row.roof) < MOST and time.monotonic() < end):
             turn = 1 if len(row.roof) % 2 else -1
             for who in list(contestants)[::turn]:
-                row.times[who].append(self.time(contestants[who]))
+                with memory(who):
+                    if again:
+                        contestants[who]()
+                    row.times[who].append(self.time(contestants[who]))
             row.roof.append(self.product_flops / min(self.time(self.product) for _ in range(3)))
         return row
 
