@@ -77,21 +77,21 @@ def shared(bench: Bench, weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def compiled(bench: Bench, network: Any) -> Any:
     """Return a network compiled as diffusers' documentation of Würstchen says, if that is asked."""
-    if "diffusers" not in bench.compiles:
+    if "diffusers" not in bench.words.compile:
         return None
     return torch.compile(network, mode="reduce-overhead", fullgraph=True)
 
 
 def ready(bench: Bench, network: Any) -> Any:
     """Return a network of ours, its blocks compiled if that is asked."""
-    if "ours" in bench.compiles:
+    if "ours" in bench.words.compile:
         compile_blocks(network)
     return network
 
 
 def step_of(bench: Bench, network: Any) -> Any:
     """Return the step of a network of ours, captured if it is compiled and can be."""
-    captures = "ours" in bench.compiles and bench.placement.can_capture
+    captures = "ours" in bench.words.compile and bench.placement.can_capture
     return CapturedStep(network.step) if captures else network.step
 
 

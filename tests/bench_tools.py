@@ -99,7 +99,6 @@ class Bench:
         self.words, self.device = words, torch.device(words.device)
         self.dtype_name, self.dtype = words.dtype, DTYPES[words.dtype]
         self.placement = Placement(device=self.device, dtype=self.dtype)
-        self.seconds, self.rounds, self.compiles = words.seconds, words.rounds, words.compile
         self.clock = time.process_time if words.processor_time else time.perf_counter
         self.name = device_name(self.device) + (", processor time" if words.processor_time else "")
         self.product, self.product_flops, self.products = fastest_product(self)
@@ -167,8 +166,10 @@ class Bench:
                 row.peak[who] = self.peak(call)
             row.times[who] = []
         row.load = os.getloadavg()[0]
-        end = time.monotonic() + self.seconds
-        while len(row.roof) < self.rounds or (len(row.roof) < MOST and time.monotonic() < end):
+        end = time.monotonic() + self.words.seconds
+        while len(row.roof) < self.words.rounds or (
+            len(row.roof) < MOST and time.monotonic() < end
+        ):
             turn = 1 if len(row.roof) % 2 else -1
             for who in list(contestants)[::turn]:
                 with memory(who):

@@ -10,7 +10,7 @@ from .processes import printed
 
 pytestmark = pytest.mark.skipif(not IS_GLIBC, reason="only glibc is told what to keep")
 
-# pages that the system lends for 32 blocks of 64 MiB, one after another, as shares of what they hold
+# how many of 32 blocks of 64 MiB, one after another, the system lends anew
 LENT = """
 import resource, torch
 from torch import nn
