@@ -54,9 +54,7 @@ def test_it_paints_the_example(mini: Wuerstchen, size: tuple[int, int]) -> None:
 
 def test_it_obeys_held_out_prompts(mini: Wuerstchen) -> None:
     *_, final = measure(mini, prompts=20, seed=100)
-    rates = final.score.rates()
-    assert min(rates["colour"], rates["background"], rates["place"]) >= 0.85
-    assert rates["shape"] >= 0.6
+    assert min(final.score.rates().values()) >= 0.9
 
 
 def test_stage_b_paints_a_picture_from_its_own_semantic_latent(mini: Wuerstchen) -> None:

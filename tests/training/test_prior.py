@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -9,7 +10,7 @@ from wuerstchen.training import prior
 from wuerstchen.training.noising import early_times
 from wuerstchen.training.prior import PriorTask, kept_stock
 
-from .untrained import stir
+from .untrained import make_batches_small, prior_task, random_stock, stir
 
 
 def test_the_stock_is_made_once_for_a_compressor(
@@ -27,6 +28,20 @@ def test_the_stock_is_made_once_for_a_compressor(
         assert scenes == same
     stir(whole.decoder.compressor)
     assert not torch.equal(kept_stock(whole.decoder, tmp_path)[0][0], first[0][0])
+
+
+def test_without_a_caption_it_learns_what_it_says_with_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """So nothing is left to learn where no picture has a caption."""
+    make_batches_small(monkeypatch)
+    whole = prior_task(random_stock())
+    stir(whole.networks)
+    whole.networks.eval()
+    drawn = whole.draw(np.random.default_rng(0), 0.0)
+    assert whole.losses(drawn, 0.0)["untold"] > 1e-6
+    blank = drawn._replace(prompts=[""] * len(drawn.prompts))
+    assert whole.losses(blank, 0.0)["untold"] < 1e-9
 
 
 def test_most_times_are_early() -> None:

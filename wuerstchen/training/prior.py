@@ -2,6 +2,10 @@
 
 The compressor is given, so the latents of a stock of pictures are made once; captions are worded
 afresh each time. The text tower goes on learning with Stage C, and keeps being asked for the scene.
+
+Guidance multiplies by its weight whatever sets the prediction without a caption apart from the one
+with it, errors too. So the former learns from the latter: its best guess is the mean of theirs over
+all captions, and they are far less noisy to learn from than the noise itself.
 """
 
 from collections.abc import Sequence
@@ -37,9 +41,10 @@ from .noising import early_times, half_precision
 from .shapes import Scene, random_scene
 from .text import Tower
 
-BATCH, STOCK, SEED = 64, 48_000, 7  # the seed is the stock's
-NOISE_FLOOR = 0.005
-DROPPED, GUIDANCE = 0.1, 4.0
+BATCH, UNTOLD = 48, 16  # pictures, and how many of them are also seen without their caption
+STOCK, SEED = 48_000, 7  # the seed is the stock's
+NOISE_FLOOR, GUIDANCE = 0.005, 4.0
+LATE, LATE_UNTOLD = (5.0,), (5.0, 20.0)  # how much more an error counts at late times, at most
 
 
 # Latents (n, 16, h, w) and what they show, for each picture size.
@@ -71,17 +76,23 @@ class PriorTask:
 
     def losses(self, drawn: PriorBatch, progress: float) -> dict[str, Tensor]:
         z, scenes, prompts, told = drawn
-        z, t = z.to(self.device), early_times(BATCH).to(self.device)
+        z, t = z.to(self.device), early_times(len(z)).to(self.device)
         fresh = torch.randn_like(z)
+        noisy, untold = add_noise(z, fresh, t), slice(UNTOLD)
         with half_precision(self.device):
-            features, lengths = self.tower.read(prompts)
-            predicted = self.stage_c(add_noise(z, fresh, t), t, features)
-        alpha = alpha_bar(t).view(-1, 1, 1, 1)
-        weights = (1 - alpha) / (alpha + NOISE_FLOOR)
+            features, lengths = self.tower.read([*prompts, ""])
+            features, nothing = features[:-1], features[-1:]
+            predicted = self.stage_c(noisy, t, features)
+            unguided = self.stage_c(noisy[untold], t[untold], nothing.expand_as(features[untold]))
         asked = self.tower.question_loss(
             features.float()[told], lengths[told], [scenes[i] for i in told]
         )
-        return {"latent": (weights * (predicted - fresh).square()).mean(), "text": 0.05 * asked}
+        return {
+            "latent": missed(predicted - fresh, t, LATE),
+            "untold": missed(unguided - predicted[untold].detach(), t[untold], LATE_UNTOLD)
+            * (len(unguided) / len(predicted)),
+            "text": 0.05 * asked,
+        }
 
     @torch.no_grad()
     def look(self, folder: Path, step: int) -> dict[str, float]:
@@ -107,14 +118,27 @@ class PriorTask:
         return self.decoder.paint(z, prompts)
 
 
+def missed(off: Tensor, t: Tensor, late: tuple[float, ...]) -> Tensor:
+    """Return the weighted mean square of what the noise at times t (n,) was missed by.
+
+    Early it counts by what it is in the clean latent; with each number in `late` it counts more as
+    the noise fades, up to that many times.
+    """
+    alpha = alpha_bar(t).view(-1, 1, 1, 1)
+    weights = (1 - alpha) / (alpha + NOISE_FLOOR)
+    for most in late:
+        weights = weights * (alpha / (1 - alpha)).clamp(1, most)
+    return (weights * off.square()).mean()
+
+
 def drawn_from(stock: Stock, rng: np.random.Generator, progress: float) -> PriorBatch:
     """Return latents of one size with captions, some of which leave something out."""
     latents, known = stock[rng.choice(len(SIZES), p=SIZE_SHARES)]
     chosen = rng.integers(len(latents), size=BATCH)
     scenes = [known[i] for i in chosen]
-    full = captions(scenes, rng, dropped=DROPPED)
+    full = captions(scenes, rng)
     prompts = [vaguer(text, rng) for text in full]
-    told = [i for i, text in enumerate(full) if text and text == prompts[i]]
+    told = [i for i, text in enumerate(full) if text == prompts[i]]
     return PriorBatch(latents[torch.from_numpy(chosen)], scenes, prompts, told)
 
 
