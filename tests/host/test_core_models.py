@@ -216,7 +216,7 @@ def test_a_hooked_lora_changes_the_prompts_that_it_is_hooked_to(
     there = again(graph, STAGE_C, model=loader)
     by_hook, by_loader, plain = latents(host, graph, here, there, [STAGE_C, 0])
     assert apart(by_hook, by_loader) < 1e-4
-    assert apart(plain, by_loader) > 0.01
+    assert apart(plain, by_loader) > 0.005
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
@@ -235,7 +235,7 @@ def test_a_lora_is_its_product_added_to_the_weights(
     patched, added, off, plain = latents(host, graph, *(sampled(graph, m) for m in models))
     assert apart(patched, added) < 1e-4
     assert apart(off, plain) == 0
-    assert apart(patched, plain) > 0.01
+    assert apart(patched, plain) > 0.005
 
 
 def test_a_compiled_stage_c_paints_the_same(host: Host, graph: Graph) -> None:
