@@ -48,7 +48,7 @@ SPELLINGS: dict[str, Callable[[str], str]] = {
     "dotted": lambda module: f"diffusion_model.{module}",
     "underscored": lambda module: f"lora_unet_{module.replace('.', '_')}",
 }
-RANK, ALPHA = 2, 1.0
+RANK, ALPHA, STRENGTH = 2, 1.0, 0.8
 
 
 @pytest.fixture
@@ -188,7 +188,7 @@ def with_lora(graph: Graph, name: str, strength: float) -> Link:
 
 def hooked(graph: Graph, lora: str, on_both: bool) -> dict[str, Link]:
     """Hook a LoRA to the positive prompt or to both; return the wires of the prompts."""
-    hook = add(graph, "CreateHookLoraModelOnly", lora_name=lora, strength_model=0.5)
+    hook = add(graph, "CreateHookLoraModelOnly", lora_name=lora, strength_model=STRENGTH)
     given = {"strength": 1.0, "set_cond_area": "default", "hooks": hook}
     if on_both:
         prompts = {"positive_NEW": [POSITIVE, 0], "negative_NEW": [NEGATIVE, 0]}
@@ -211,12 +211,12 @@ def test_a_hooked_lora_changes_the_prompts_that_it_is_hooked_to(
         guidance=guidance,
         sampler=add(graph, "KSamplerSelect", sampler_name="euler"),
     )
-    loader, wires = with_lora(graph, lora, 0.5), hooked(graph, lora, on_both)
+    loader, wires = with_lora(graph, lora, STRENGTH), hooked(graph, lora, on_both)
     here = again(graph, STAGE_C, **wires)
     there = again(graph, STAGE_C, model=loader)
     by_hook, by_loader, plain = latents(host, graph, here, there, [STAGE_C, 0])
     assert apart(by_hook, by_loader) < 1e-4
-    assert apart(plain, by_loader) > 0.005
+    assert apart(plain, by_loader) > 0.01
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
@@ -229,13 +229,13 @@ def test_a_lora_is_its_product_added_to_the_weights(
     tensors = bundled()
     for module in modules:
         up, down = low_rank(module)
-        tensors[f"{module}.weight"] += 0.5 * ALPHA / RANK * up @ down
+        tensors[f"{module}.weight"] += STRENGTH * ALPHA / RANK * up @ down
     by_file = loaded(graph, keep(host, f"{name}.safetensors", tensors))
-    models = (with_lora(graph, lora, 0.5), by_file, with_lora(graph, lora, 0.0), [PRIOR, 0])
+    models = (with_lora(graph, lora, STRENGTH), by_file, with_lora(graph, lora, 0.0), [PRIOR, 0])
     patched, added, off, plain = latents(host, graph, *(sampled(graph, m) for m in models))
     assert apart(patched, added) < 1e-4
     assert apart(off, plain) == 0
-    assert apart(patched, plain) > 0.005
+    assert apart(patched, plain) > 0.01
 
 
 def test_a_compiled_stage_c_paints_the_same(host: Host, graph: Graph) -> None:
