@@ -21,7 +21,6 @@ from torch.nn import functional as F
 from ..compressor import Compressor, prepare_pixels
 from ..sampling import (
     add_noise,
-    alpha_bar,
     ddpm,
     denoiser,
     draw_noise,
@@ -36,7 +35,7 @@ from .data import Batch, batch, captions, edge_weights
 from .judge import Score, agree, judge
 from .look import save_rows, to_bytes
 from .mini import COMPRESSOR, STAGE_B, initialise
-from .noising import early_times, half_precision
+from .noising import early_times, half_precision, importance
 from .shapes import COLOURS, SHAPES
 from .text import Tower
 
@@ -104,12 +103,8 @@ class DecoderTask:
         with half_precision(self.device):
             text, _ = self.tower.read(prompts)
             predicted = self.stage_b(noisy, t, text, z)
-        alpha = alpha_bar(t).view(-1, 1, 1, 1)
-        weights = (
-            edge_weights(shown.things, self.stage_a.config.downscale)
-            * (1 - alpha)
-            / (alpha + NOISE_FLOOR)
-        )
+        edges = edge_weights(shown.things, self.stage_a.config.downscale)
+        weights = edges * importance(t, NOISE_FLOOR)
         loss: Tensor = (weights * (predicted - fresh).square()).mean()
         return loss
 

@@ -1,4 +1,6 @@
-"""What the losses of Stages B and C share: when noise is added, and how precisely it is predicted."""
+"""What the losses of Stages B and C share: when noise is added, how precisely it is predicted, and how
+much an error counts.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +10,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..arithmetic import multiplies
+from ..sampling import alpha_bar
 
 
 def early_times(n: int) -> Tensor:
@@ -16,6 +19,15 @@ def early_times(n: int) -> Tensor:
     In near-pure noise only the condition tells the network anything; later the noisy input does.
     """
     return 1 - torch.rand(n).square()
+
+
+def importance(t: Tensor, floor: float) -> Tensor:
+    """Return what the noise's squared error at times t (n,) counts, (n, 1, 1, 1).
+
+    It counts by what it is in what was noised, but in near-pure noise no more than 1 / `floor`.
+    """
+    alpha = alpha_bar(t).view(-1, 1, 1, 1)
+    return (1 - alpha) / (alpha + floor)
 
 
 @contextmanager

@@ -37,7 +37,7 @@ from .judge import Score, agree, judge
 from .kept import checksum, kept_tensor
 from .look import save_rows, to_bytes
 from .mini import STAGE_C, initialise
-from .noising import early_times, half_precision
+from .noising import early_times, half_precision, importance
 from .shapes import Scene, random_scene
 from .text import Tower
 
@@ -121,11 +121,10 @@ class PriorTask:
 def missed(off: Tensor, t: Tensor, late: tuple[float, ...]) -> Tensor:
     """Return the weighted mean square of what the noise at times t (n,) was missed by.
 
-    Early it counts by what it is in the clean latent; with each number in `late` it counts more as
-    the noise fades, up to that many times.
+    With each number in `late` it counts more as the noise fades, up to that many times.
     """
     alpha = alpha_bar(t).view(-1, 1, 1, 1)
-    weights = (1 - alpha) / (alpha + NOISE_FLOOR)
+    weights = importance(t, NOISE_FLOOR)
     for most in late:
         weights = weights * (alpha / (1 - alpha)).clamp(1, most)
     return (weights * off.square()).mean()
