@@ -29,6 +29,11 @@ COPIES = 12  # numbers per latent cell and channel that are alive at once, about
 class HostedStageA(StageA):
     """Stage A as the host calls a VAE's network."""
 
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Return the Stage B latent of pixels, as the host crops them."""
+        with kept_memory(pixels.device):
+            return super().encode(pixels)
+
     def decode(self, latent: Tensor) -> Tensor:
         """Return the pixels of a Stage B latent; refuse another."""
         advice = "put Würstchen Stage B Decode before it"

@@ -5,6 +5,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from ...wuerstchen.allocator import kept_memory
 from ...wuerstchen.canvas import bordered
 from ...wuerstchen.checkpoints.loading import load_network
 from ...wuerstchen.compressor import Compressor, prepare_pixels
@@ -23,7 +24,8 @@ class HostedCompressor(Compressor):
 
     def encode(self, prepared: Tensor) -> Tensor:
         """Return the semantic latent (N, 16, h, w), 42 z - 1."""
-        return cast(Tensor, self(prepared))
+        with kept_memory(prepared.device):
+            return cast(Tensor, self(prepared))
 
     def decode(self, latent: Tensor) -> Tensor:
         """Refuse.
