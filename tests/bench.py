@@ -49,25 +49,50 @@ TOLERANCE = {"fp32": 1e-4, "bf16": 0.3, "fp16": 0.1}  # of the mean difference
 TOWERS = {"bigG": TextEncoderConfig(), "H": test_text_encoder.H}
 GUIDANCE = 4.0
 STEPS = {"Stage C, guided step": len(published_times()) - 1, "Stage B, step": 12}
+FIRST = 2  # steps of a run before what was captured is repeated
+FIRST_STEPS = {
+    "Stage C, guided step": "Stage C, first two steps",
+    "Stage B, step": "Stage B, first two steps",
+}
 
 Shapes = Sequence[tuple[int, int]]
 Part = Callable[[Bench, Shapes], Iterator[Row]]
 
 
 def compare(bench: Bench, row: Row, ours: Call, theirs: Call, compiled: Call | None = None) -> Row:
-    """Return the row with its times, after a look at whether the outputs are the same.
+    """Return the row with its times, after a look at whether all outputs are the same.
 
-    Steps are timed as those of a run, one after another.
+    Steps are timed as those of a run, one after another. What is compiled may be captured on the way,
+    so then there is a second look. diffusers' compiled network is left out if it fails.
 
     Raises:
-        ValueError: if they are not.
+        ValueError: if outputs differ.
     """
-    row.error = mean_error(ours(), theirs().float())
+    contestants = {"ours": ours, "theirs": theirs}
+    if compiled is not None:
+        try:
+            compiled()
+            contestants["compiled"] = compiled
+        except Exception as error:  # PyTorch passes on whatever a compiler raises
+            row.note = f"not compiled: {type(error).__name__}"
+    check(bench, row, contestants)
+    bench.race(row, contestants, kept=["ours"], again=row.what in STEPS)
+    if bench.words.compile:
+        check(bench, row, contestants)
+    return row
+
+
+def check(bench: Bench, row: Row, contestants: dict[str, Call]) -> None:
+    """Note how far the contestants' outputs are from diffusers', if that is further than noted.
+
+    Raises:
+        ValueError: if they differ by more than their precision.
+    """
+    truth = contestants["theirs"]().float()
+    others = [call for who, call in contestants.items() if who != "theirs"]
+    row.error = max(row.error or 0.0, *(mean_error(call(), truth) for call in others))
     if row.error > TOLERANCE[bench.dtype_name]:
         raise ValueError(f"{row.what}: outputs must be equal, they differ by {row.error:.1e}")
-    contestants = {"ours": ours, "theirs": theirs}
-    contestants |= {"compiled": compiled} if compiled else {}
-    return bench.race(row, contestants, kept=["ours"], again=row.what in STEPS)
 
 
 def shared(bench: Bench, weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -89,10 +114,33 @@ def ready(bench: Bench, network: Any) -> Any:
     return network
 
 
+def captures(bench: Bench) -> bool:
+    """Whether our steps are captured: they are compiled, and the device can."""
+    return "ours" in bench.words.compile and bench.placement.can_capture
+
+
 def step_of(bench: Bench, network: Any) -> Any:
-    """Return the step of a network of ours, captured if it is compiled and can be."""
-    captures = "ours" in bench.words.compile and bench.placement.can_capture
-    return CapturedStep(network.step) if captures else network.step
+    """Return the step of a network of ours for one run, captured if that is asked and can be."""
+    return CapturedStep(network.step) if captures(bench) else network.step
+
+
+def first_steps(bench: Bench, row: Row, run: Callable[[], Call]) -> Row:
+    """Return the row of a run's first two steps, the second of which is captured.
+
+    Args:
+        bench: measures.
+        row: that of the steps that follow.
+        run: begins a run and returns its step.
+    """
+
+    def begin() -> None:
+        step = run()
+        for _ in range(FIRST):
+            step()
+
+    first = bench.row(row.part, FIRST_STEPS[row.what], row.size, row.batch, peer="")
+    first.flops["ours"] = FIRST * row.flops["ours"]
+    return bench.race(first, {"ours": begin})
 
 
 def text(bench: Bench, shapes: Shapes) -> Iterator[Row]:
@@ -151,15 +199,22 @@ def stage_c(bench: Bench, shapes: Shapes) -> Iterator[Row]:
         kept = empty.prepare(long)
         row.flops["ours"] = operations(partial(empty.step, many, times, kept))
         row.flops["theirs"] = operations(partial(empty_peer, many, times, long))
-        denoise = guided(denoiser(step_of(bench, ours), ours.prepare(features)), GUIDANCE)
+        constants = ours.prepare(features)
+
+        def run(x: Tensor = x, constants: Any = constants) -> Call:
+            denoise = guided(denoiser(step_of(bench, ours), constants), GUIDANCE)
+            return partial(denoise, x, 0.0)
+
         with packing(ours, bench.placement.precision):
             yield compare(
                 bench,
                 row,
-                partial(denoise, x, 0.0),
+                run(),
                 partial(peer, theirs, *half),
                 partial(peer, fast, *half) if fast is not None else None,
             )
+            if captures(bench):
+                yield first_steps(bench, row, run)
         row = bench.row("stage_c", "Stage C, preparation", size, n, peer="")
         row.flops["ours"] = operations(partial(empty.prepare, long))
         yield bench.race(row, {"ours": partial(ours.prepare, features)})
@@ -187,14 +242,22 @@ def stage_b(bench: Bench, shapes: Shapes) -> Iterator[Row]:
         row.flops["ours"] = operations(partial(empty.step, many, times, kept))
         row.flops["theirs"] = operations(partial(empty_peer, many, times, narrow, long))
         prepare = partial(ours.prepare, features, effnet, (side, side))
+
+        given = x, t, prepare()
+
+        def run(given: tuple[Any, ...] = given) -> Call:
+            return partial(step_of(bench, ours), *given)
+
         with packing(ours, bench.placement.precision):
             yield compare(
                 bench,
                 row,
-                partial(step_of(bench, ours), x, t, prepare()),
+                run(),
                 partial(theirs, *half),
                 partial(fast, *half) if fast is not None else None,
             )
+            if captures(bench):
+                yield first_steps(bench, row, run)
         row = bench.row("stage_b", "Stage B, preparation", size, n, peer="")
         row.flops["ours"] = operations(partial(empty.prepare, long, narrow, (side, side)))
         yield bench.race(row, {"ours": prepare})
@@ -255,18 +318,23 @@ def rows_of(part: Part, words: argparse.Namespace, shapes: Shapes) -> list[Row]:
 def total(bench: Bench, size: int, n: int, parts: Sequence[Row]) -> Row:
     """Return a whole picture: each part as often as a picture needs it."""
     row = bench.row("whole", "whole picture", size, n)
-    counts = [(STEPS.get(part.what, 1), part) for part in parts]
+    names = {part.what for part in parts}
+
+    def count(part: Row, who: str) -> int:
+        begins = who == "ours" and FIRST_STEPS.get(part.what) in names
+        return STEPS.get(part.what, 1) - (FIRST if begins else 0)
+
     for who in ("ours", "theirs"):
-        runs = [(count, part) for count, part in counts if who in part.times]
-        row.times[who] = [sum(count * part.seconds(who) for count, part in runs)]
-        row.flops[who] = sum(count * part.flops[who] for count, part in runs)
+        runs = [(count(part, who), part) for part in parts if who in part.times]
+        row.times[who] = [sum(times * part.seconds(who) for times, part in runs)]
+        row.flops[who] = sum(times * part.flops[who] for times, part in runs)
         row.peak[who] = max(part.peak[who] for _, part in runs)
-    others = [(count, part.times) for count, part in counts if "theirs" in part.times]
-    if any("compiled" in times for _, times in others):  # the towers and Stage A never are
-        row.times["compiled"] = [
-            sum(count * median(times.get("compiled", times["theirs"])) for count, times in others)
-        ]
-    ideal = sum(count * part.flops["ours"] / median(part.roof) for count, part in counts)
+    others = [part for part in parts if "theirs" in part.times]
+    if any("compiled" in part.times for part in others):  # the towers and Stage A never are
+        best = [part.times.get("compiled", part.times["theirs"]) for part in others]
+        pairs = zip(others, best, strict=True)
+        row.times["compiled"] = [sum(count(part, "compiled") * median(t) for part, t in pairs)]
+    ideal = sum(count(part, "ours") * part.flops["ours"] / median(part.roof) for part in parts)
     row.roof, row.load = [row.flops["ours"] / ideal], os.getloadavg()[0]
     return row
 
@@ -323,12 +391,10 @@ def main() -> None:
     title = pictures.environment(bench)
     print("\n".join(title))
     shapes = [(size, n) for size in args.sizes for n in args.batches]
-    rows = []
     for part in args.parts or PARTS:
         for row in PARTS[part](bench, shapes):
             print(row.line, flush=True)
-            rows.append(row)
-    everything = pictures.save(rows, args.out)
+            everything = pictures.save(row, args.out)
     print("\n" + pictures.markdown(everything))
     pictures.draw(args.out, title, everything)
 

@@ -145,6 +145,7 @@ def sdxl(bench: Bench, ours: dict[int, Row]) -> Iterator[Row]:
         yield steps[n]
         yield bench.race(decoding, {"ours": lambda z=z: vae.decode(z)})
         row = bench.row("sdxl", "whole picture", SDXL_SIZE, n, peer="SDXL")
+        row.compiled = mine.compiled
         parts = ((SDXL_STEPS, steps[n]), (1, decoding))
         theirs = sum(count * part.seconds("ours") for count, part in parts)
         row.times = {"ours": [mine.seconds("ours")], "theirs": [theirs]}

@@ -46,10 +46,28 @@ def full_size(bench: Bench) -> Parts:
         "stage_b": (StageB, StageBConfig(), test_stage_b),
         "stage_a": (StageA, StageAConfig(), test_stage_a),
     }
+    weights = {name: room.make_weights(config) for name, (_, config, room) in kinds.items()}
+    calm(weights["stage_c"], "out.1", divisor=0.0)
+    calm(weights["stage_b"], "clf.1", divisor=4.0)  # a sigmoid makes it 1
     return {
-        name: (kind, config, in_dtype(room.make_weights(config), bench.dtype))
-        for name, (kind, config, room) in kinds.items()
+        name: (kind, config, in_dtype(weights[name], bench.dtype))
+        for name, (kind, config, _) in kinds.items()
     }
+
+
+def calm(weights: dict[str, Tensor], head: str, divisor: float) -> None:
+    """Have a random network say that noise is about what it sees.
+
+    Else latents grow from step to step, beyond what half precision can hold.
+
+    Args:
+        weights: of the network, changed in place.
+        head: name of its last layer.
+        divisor: what the second half of the layer gives where what the network sees is the noise.
+    """
+    weights[f"{head}.weight"].mul_(1e-3)
+    bias = weights[f"{head}.bias"].zero_()
+    bias[len(bias) // 2 :] = divisor
 
 
 def painting(parts: Parts, placement: Placement, size: int, n: int) -> Callable[[], None]:

@@ -20,12 +20,12 @@ COLOURS = {"theirs": "#c0392b", "compiled": "#34607f"}
 FONT, STEP, EDGE = ImageFont.load_default(size=14), 24, 12
 
 
-def save(rows: Sequence[Row], folder: Path) -> list[Row]:
-    """Write rows beside those of earlier runs, in place of those they repeat; return all."""
+def save(row: Row, folder: Path) -> list[Row]:
+    """Write a row beside those of earlier runs, in place of one that it repeats; return all."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "results.json"
     known = [Row(**entry) for entry in json.loads(file.read_text())] if file.exists() else []
-    everything = list({row.key: row for row in [*known, *rows]}.values())
+    everything = list({each.key: each for each in [*known, row]}.values())
     everything.sort(key=lambda row: (row.device, row.dtype))
     file.write_text(json.dumps([asdict(row) for row in everything], indent=1))
     return everything
@@ -41,7 +41,7 @@ def cells(row: Row) -> list[str]:
     """Return the entries of a row in the table."""
     timed = {who: bool(row.times.get(who)) for who in ("theirs", "compiled")}
     return [
-        row.what,
+        row.title,
         str(row.size or ""),
         str(row.batch),
         row.dtype,
@@ -143,7 +143,7 @@ def draw_ratios(title: Sequence[str], rows: Sequence[Row]) -> Image.Image:
         y, ends = top + i * STEP, sorted((line, line + unit * length))
         place = f", size {row.size}, batch {row.batch}" if row.size else ""
         other = row.peer + (", compiled" if who == "compiled" else "")
-        pen.text((EDGE, y), f"{row.what}{place}, {row.dtype}", BLACK, FONT)
+        pen.text((EDGE, y), f"{row.title}{place}, {row.dtype}", BLACK, FONT)
         pen.rectangle((ends[0], y, ends[1], y + STEP - 8), COLOURS[who])
         pen.text((ends[1] + 8, y), f"{ratio:.2f} times {other}", BLACK, FONT)
     pen.line((line, top - 6, line, top + STEP * len(bars)), BLACK, 2)

@@ -27,6 +27,7 @@ from wuerstchen.placement import DTYPES, Placement
 
 Call = Callable[[], Any]
 MOST = 15  # rounds
+COMPILED = ("stage_c", "stage_b", "stage_a", "whole")  # parts, if that is asked
 
 
 @dataclass
@@ -41,6 +42,7 @@ class Row:
     device: str
     dtype: str
     peer: str = "diffusers"
+    compiled: bool = False  # ours
     size: int = 0
     batch: int = 1
     times: dict[str, list[float]] = field(default_factory=dict)
@@ -54,7 +56,13 @@ class Row:
     @property
     def key(self) -> tuple[Any, ...]:
         """What tells this row from others."""
-        return (self.part, self.what, self.device, self.dtype, self.peer, self.size, self.batch)
+        place = self.device, self.dtype, self.compiled
+        return (self.part, self.what, *place, self.peer, self.size, self.batch)
+
+    @property
+    def title(self) -> str:
+        """What was done, and whether ours was compiled for it."""
+        return self.what + (", ours compiled" if self.compiled else "")
 
     def seconds(self, who: str) -> float:
         """Return the median time of a contestant."""
@@ -71,7 +79,7 @@ class Row:
         times = ", ".join(f"{who} {short(self.seconds(who))} s" for who in self.times)
         ratio = f", ratio {median(self.ratios()):.2f}" if "theirs" in self.times else ""
         share = f", {median(self.shares('ours')):.0%} of the roof" if self.flops else ""
-        return f"{self.what}{place}: {times}{ratio}{share}{self.note and ', ' + self.note}"
+        return f"{self.title}{place}: {times}{ratio}{share}{self.note and ', ' + self.note}"
 
     def shares(self, who: str) -> list[float]:
         """Return, round by round, a contestant's share of the roof; [] where there is none."""
@@ -96,6 +104,7 @@ class Bench:
         """
         torch.set_num_threads(words.threads)
         torch.set_grad_enabled(False)
+        torch.backends.cudnn.allow_tf32 = False  # else float32 is not what it says
         self.words, self.device = words, torch.device(words.device)
         self.dtype_name, self.dtype = words.dtype, DTYPES[words.dtype]
         self.placement = Placement(device=self.device, dtype=self.dtype)
@@ -107,7 +116,8 @@ class Bench:
         self, part: str, what: str, size: int = 0, batch: int = 1, peer: str = "diffusers"
     ) -> Row:
         """Return a row of this device and precision without figures."""
-        return Row(part, what, self.name, self.dtype_name, peer, size, batch)
+        compiled = "ours" in self.words.compile and part in COMPILED
+        return Row(part, what, self.name, self.dtype_name, peer, compiled, size, batch)
 
     def time(self, call: Call) -> float:
         """Return the seconds of one call, to the end of what it started on the device."""

@@ -56,8 +56,8 @@ def test_a_captured_step_says_what_the_step_says_and_is_asked_for_twice(
     stage: str, captures: list[Any]
 ) -> None:
     network: Any = StageC(SMALL_C) if stage == "c" else StageB(SMALL_B)
-    weights = random_weights(network.state_dict())
-    share_weights(weights, Placement(device=DEVICE).settle(network))
+    share_weights(random_weights(network.state_dict()), network)
+    Placement(device=DEVICE).settle(network)
     text = normal(2, 5, 8).to(DEVICE)
     more = [normal(2, 4, 3, 3).to(DEVICE), (8, 8)] if stage == "b" else []
     constants = network.prepare(text, *more)

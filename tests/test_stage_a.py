@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from wuerstchen.stage_a import StageA, StageAConfig, bands
+from wuerstchen.stage_a import ReplicationPad, StageA, StageAConfig, bands
 
 from .peers import (
     check_no_less_exact,
@@ -111,6 +111,15 @@ def test_a_picture_decoded_in_bands_is_that_decoded_whole(monkeypatch: pytest.Mo
     monkeypatch.setattr("wuerstchen.stage_a.BAND", 150)
     assert len(bands(latent)) == 6
     assert error(network.decode(latent), whole) < 1e-6
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_a_border_repeats_the_outermost_cells_and_stays_channels_last(device: str) -> None:
+    x = torch.randn(2, 3, 4, 5, device=device).to(memory_format=torch.channels_last)
+    padded = ReplicationPad()(x)
+    assert padded.is_contiguous(memory_format=torch.channels_last)
+    if device == "cpu":
+        assert torch.equal(padded, nn.ReplicationPad2d(1)(x))
 
 
 def test_quantize_finds_the_nearest_entry_of_the_codebook() -> None:

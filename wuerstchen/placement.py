@@ -248,7 +248,7 @@ class Streamed:
 
 def cast_weights(layer: Any, like: Tensor) -> tuple[Tensor, Tensor | None]:
     """Return weight and bias of `layer` at the device and in the dtype of `like`."""
-    weight, bias = layer.weight.to(like.device).to(like.dtype), layer.bias
-    if not layer.weight.is_floating_point():
-        weight = weight * layer.scale.to(like)
+    weight, bias = layer.weight.to(like.device), layer.bias
+    is_exact = weight.is_floating_point()
+    weight = weight.to(like.dtype) if is_exact else weight * layer.scale.to(like)
     return weight, None if bias is None else bias.to(like)

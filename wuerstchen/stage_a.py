@@ -125,9 +125,7 @@ class MixBlock(nn.Module):
 
     def __init__(self, c: int, ops: Any = nn) -> None:
         super().__init__()
-        self.depthwise = nn.Sequential(
-            nn.ReplicationPad2d(1), ops.Conv2d(c, c, kernel_size=3, groups=c)
-        )
+        self.depthwise = nn.Sequential(ReplicationPad(), ops.Conv2d(c, c, kernel_size=3, groups=c))
         self.channelwise = nn.Sequential(ops.Linear(c, c * 4), nn.GELU(), ops.Linear(c * 4, c))
         self.gammas = nn.Parameter(torch.zeros(6))
 
@@ -145,6 +143,22 @@ class MixBlock(nn.Module):
             dim=1,
         )
         return torch.addcmul(x, to_map(y), g[5, 0])
+
+
+class ReplicationPad(nn.Module):
+    """A border of one cell that repeats the outermost ones.
+
+    PyTorch's own gives up channels-last memory on CUDA.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `x` (N, C, H, W) with its border, (N, C, H + 2, W + 2)."""
+        n, c, h, w = x.shape
+        inner, padded = to_rows(x), x.new_empty(n, h + 2, w + 2, c)
+        padded[:, 1:-1, 1:-1] = inner
+        padded[:, 0, 1:-1], padded[:, -1, 1:-1] = inner[:, 0], inner[:, -1]
+        padded[:, :, 0], padded[:, :, -1] = padded[:, :, 1], padded[:, :, -2]
+        return to_map(padded)
 
 
 def bands(x: Tensor) -> tuple[Tensor, ...]:
