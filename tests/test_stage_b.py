@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from wuerstchen.arithmetic import weight_and_bias
 from wuerstchen.layers import ResBlock, to_map
@@ -171,6 +172,14 @@ def test_the_folded_effnet_share_equals_the_product_with_all_columns() -> None:
     share = prepare_block(block, torch.empty(0), features, mapper)
     unfolded = block(x, skip=torch.cat([skip, mapper(to_map(features))], dim=1))
     assert error(block(x, skip=skip, share=share), unfolded) < 1e-6
+
+
+def test_a_replaced_layer_whose_weights_would_be_folded_is_refused() -> None:
+    block, mapper = ResBlock(24, c_skip=96), nn.Conv2d(16, 96, kernel_size=1)
+    first: Any = block.channelwise[0]
+    first.forward = partial(F.linear, weight=first.weight)
+    with pytest.raises(ValueError, match="load that LoRA into the weights"):
+        prepare_block(block, torch.empty(0), torch.randn(1, 6, 9, 16), mapper)
 
 
 def test_a_layer_may_say_how_its_weights_are_fetched() -> None:

@@ -11,7 +11,7 @@ gradients: where they are asked for, and on other devices, PyTorch goes its own 
 Shapes: N batch, C channels, H W rows and columns of a map, L tokens, d features of a head.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -34,6 +34,9 @@ WORTHWHILE = 2**16  # scores of a head per thread
 SCORES, ROWS = 2**21, 128  # at once, so that they stay in a CPU's cache; at least so many queries
 BAND = 2**20  # numbers of a map at once, likewise
 ALL = slice(None)
+
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+ATTEND: Attend = F.scaled_dot_product_attention
 
 
 def multiplies(dtype: torch.dtype, device: torch.device) -> bool:
@@ -106,18 +109,18 @@ def epilogue(y: Tensor, activate: bool, plus: Tensor | None) -> Tensor:
     return y if plus is None else plus + y
 
 
-def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+def attend(queries: Tensor, keys: Tensor, values: Tensor, fused: Attend = ATTEND) -> Tensor:
     """Return softmax(q kᵀ / √d) v, shape of `queries` (N, heads, L, d).
 
     Where oneDNN multiplies, for some queries of one head at a time, whose scores, in float32, stay in
-    the cache, with keys and values packed for all of them; but where a head is too small to occupy
-    all threads, PyTorch's own way is faster.
+    the cache, with keys and values packed for all of them; elsewhere, and where a head is too small
+    to occupy all threads, by `fused`, which is PyTorch's own way or a host's.
     """
     if queries.device.type == "mps":  # whose kernel for few queries misreads strides
         queries, keys, values = (part.contiguous() for part in (queries, keys, values))
     scores = queries.shape[2] * keys.shape[2]
     if not takes_onednn(queries, keys, values) or scores < WORTHWHILE * torch.get_num_threads():
-        return F.scaled_dot_product_attention(queries, keys, values)
+        return fused(queries, keys, values)
     scaled = queries.float() * queries.shape[-1] ** -0.5
     heads = (part.flatten(0, 1) for part in (scaled, keys.float(), values.transpose(2, 3)))
     rows, found = max(ROWS, SCORES // keys.shape[2]), []

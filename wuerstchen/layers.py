@@ -1,7 +1,8 @@
 """Blocks that Stage B and Stage C share, and the norms of all networks.
 
 Layers come from a namespace `ops` (default `torch.nn`), so that a host can put in layers that cast
-or stream their own weights. A raw parameter in no such layer is cast where it is used.
+or stream their own weights, and its own `attend`. A raw parameter in no such layer is cast where it
+is used.
 
 Shapes: N batch, C channels, H W rows and columns of a map, L tokens, D features of a token. Maps are
 (N, C, H, W) tensors in channels-last memory, so that a change to (N, H, W, C) moves nothing.
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .arithmetic import attend, linear, norm_over_map, product
+from .arithmetic import ATTEND, attend, linear, norm_over_map, product
 
 EPS = 1e-6
 
@@ -131,6 +132,7 @@ class Attention(nn.Module):
     def __init__(self, c: int, heads: int, ops: Any = nn) -> None:
         super().__init__()
         self.heads = heads
+        self.fused = getattr(ops, "attend", ATTEND)
         self.to_q = ops.Linear(c, c)
         self.to_k = ops.Linear(c, c)
         self.to_v = ops.Linear(c, c)
@@ -146,7 +148,7 @@ class Attention(nn.Module):
         own = self.keys_values(x)
         keys = torch.cat([own.keys, context.keys], dim=2)
         values = torch.cat([own.values, context.values], dim=2)
-        y = attend(split_heads(linear(self.to_q, x), self.heads), keys, values)
+        y = attend(split_heads(linear(self.to_q, x), self.heads), keys, values, self.fused)
         return linear(self.to_out[0], y.transpose(1, 2).flatten(2))
 
 

@@ -154,7 +154,8 @@ class StageB(nn.Module):
             size: rows and columns H, W of the VQ latent.
 
         Raises:
-            ValueError: if H or W is not a multiple of the config's `granularity`.
+            ValueError: if H or W is not a multiple of the config's `granularity`, or somebody replaced
+                what layers do.
         """
         multiple = self.config.granularity
         if any(side % multiple for side in size):
@@ -234,11 +235,19 @@ def prepare_block(
     The mapper (1×1, 16 -> c_cond channels) and the block's first product are both linear, so their
     product is one matrix with 16 columns: exact, and c_cond / 16 times less work in every step. It is
     made in float32, so that half precision rounds it once.
+
+    Raises:
+        ValueError: if somebody replaced what mapper or product do.
     """
     if isinstance(block, AttnBlock):
         return block.prepare(text)
     if not isinstance(block, ResBlock) or features is None:
         return None
+    if any("forward" in vars(layer) for layer in (mapper, block.channelwise[0])):
+        raise ValueError(
+            "a layer of Stage B was replaced, perhaps for a LoRA that bypasses its weights; load "
+            "that LoRA into the weights instead"
+        )
     exact = features.float()
     narrow, offset = (part.clone() for part in weight_and_bias(mapper, exact))
     release(mapper)  # a layer may lend its weights into the memory of the one before

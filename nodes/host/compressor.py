@@ -16,7 +16,7 @@ from .placement import placement_for
 from .sizes import sized
 
 BLOCK = 128  # pixels along each side; the host crops pictures to whole ones
-COPIES = 24  # numbers per pixel that are alive at once, about
+BYTES = 96  # per pixel that are alive at once, about, in every precision: norms are in float32
 
 
 class HostedCompressor(Compressor):
@@ -51,7 +51,7 @@ def semantic_encoder(source: str, weight_dtype: str) -> Any:
     vae.process_input = whole_pixels
     vae.latent_channels, vae.output_channels = network.config.c_latent, 3
     vae.upscale_ratio = vae.downscale_ratio = BLOCK
-    vae.memory_used_encode = lambda shape, kind: shape[2] * shape[3] * COPIES * kind.itemsize
+    vae.memory_used_encode = lambda shape, kind: shape[2] * shape[3] * BYTES
     vae.encode_tiled = vae.encode_tiled_ = refuse_tiles
     return vae
 

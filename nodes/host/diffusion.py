@@ -22,7 +22,7 @@ from torch import Tensor
 from ...wuerstchen.allocator import kept_memory
 from ...wuerstchen.arithmetic import drop_packed, keep_packed
 from ...wuerstchen.checkpoints.files import METADATA_CONFIG
-from ...wuerstchen.checkpoints.loading import load_network
+from ...wuerstchen.checkpoints.loading import find_kind, load_network
 from ...wuerstchen.stage_b import StageB
 from ...wuerstchen.stage_c import StageC
 from ...wuerstchen.tiling import Window, cut
@@ -49,7 +49,7 @@ def diffusion_model(
     """
     device, offload = management.get_torch_device(), management.unet_offload_device()
     stored = STORED.get(weight_dtype) or management.unet_dtype(
-        device=device, supported_dtypes=SUPPORTED
+        device=device, model_params=parameters(source, kind), supported_dtypes=SUPPORTED
     )
     cast_to = management.unet_manual_cast(stored, device, SUPPORTED)
     placement = HostPlacement(dtype=stored, manual_cast=cast_to)
@@ -64,6 +64,15 @@ def diffusion_model(
     patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "wuerstchen", keeping_memory)
     patcher.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, "wuerstchen", without_repeats)
     return patcher
+
+
+def parameters(source: str, kind: str) -> int:
+    """Return how many numbers the network `kind` in the file `source` has.
+
+    Raises:
+        CheckpointError: if the file is missing, damaged or of another network.
+    """
+    return sum(tensor.numel() for tensor in find_kind(source, kind).tensors.values())
 
 
 def keeping_memory(executor: Any, *given: Any, **others: Any) -> Any:
@@ -187,8 +196,17 @@ class Model(comfy.model_base.BaseModel):
         if network.config != type(network.config)():
             self.model_config.sizes = asdict(network.config)
         colour(self.latent_format, network)
-        self.precision = precision
+        self.stored_precision = precision
         self.run: dict[Any, Constants] = {}
+
+    @property
+    def precision(self) -> torch.dtype:
+        """What the network computes in: what the user asks for now, or what it was loaded for."""
+        return cast(torch.dtype, self.manual_cast_dtype or self.stored_precision)
+
+    def get_dtype_inference(self) -> torch.dtype:
+        """Return what a newer host brings x to."""
+        return self.diffusion_model.dtype
 
     def extra_conds(self, **given: Any) -> dict[str, StageCond]:
         """Return what one conditioning gives to a run, checked.

@@ -7,8 +7,10 @@ from typing import Any
 import comfy.model_management as management
 import comfy.ops
 import torch
+from comfy.ldm.modules import attention
 from torch import Tensor
 
+from ...wuerstchen.arithmetic import ATTEND
 from ...wuerstchen.placement import DTYPES, Placement
 
 WEIGHT_DTYPES = ["default", *DTYPES]
@@ -35,13 +37,17 @@ class HostPlacement(Placement):
         host = comfy.ops.pick_operations(self.dtype, self.precision)
 
         class Linear(Fetching, host.Linear):  # type: ignore[name-defined]
-            """The host's linear layer."""
+            """The host's linear layer; its kernels for some numbers take rows in few dimensions only."""
+
+            def forward(self, x: Tensor) -> Tensor:
+                y: Tensor = super().forward(x.flatten(0, -2))
+                return y.unflatten(0, x.shape[:-1])
 
         class Conv2d(Fetching, host.Conv2d):  # type: ignore[name-defined]
             """The host's convolution."""
 
         others = {"ConvTranspose2d": host.ConvTranspose2d, "Embedding": host.Embedding}
-        return SimpleNamespace(Linear=Linear, Conv2d=Conv2d, **others)
+        return SimpleNamespace(Linear=Linear, Conv2d=Conv2d, attend=attend, **others)
 
     def settle(self, network: Any) -> Any:
         """Return `network` as it is: the host moves it."""
@@ -52,7 +58,20 @@ def placement_for(weight_dtype: str) -> HostPlacement:
     """Return where a VAE's network runs: in the precision it is stored in, if the device can."""
     device = management.vae_device()
     dtype = DTYPES.get(weight_dtype) or management.vae_dtype(device, SUPPORTED)
-    return HostPlacement(dtype=dtype, manual_cast=Placement(device=device, dtype=dtype).precision)
+    if device.type == "cpu":
+        cast_to = Placement(device=device, dtype=dtype).precision
+    else:
+        cast_to = management.unet_manual_cast(dtype, device, SUPPORTED)
+    return HostPlacement(dtype=dtype, manual_cast=cast_to)
+
+
+def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """Return attention (N, heads, L, d) as the host was told to calculate it, on a CPU as PyTorch does."""
+    if queries.device.type == "cpu":
+        return ATTEND(queries, keys, values)
+    heads, given = queries.shape[1], {"skip_reshape": True, "skip_output_reshape": True}
+    found: Tensor = attention.optimized_attention(queries, keys, values, heads, **given)
+    return found
 
 
 class Fetching:

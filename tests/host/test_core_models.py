@@ -238,6 +238,45 @@ def test_a_lora_is_its_product_added_to_the_weights(
     assert apart(patched, plain) > 0.01
 
 
+def skip_without(host: Host, node: str) -> None:
+    """Skip the test if the host has no such node."""
+    if not host.get(f"object_info/{node}"):
+        pytest.skip(f"this version of the host has no {node}")
+
+
+def bypassed(graph: Graph, loader: str, lora: str) -> Link:
+    """Add the model of a loader with a LoRA beside its weights, as newer hosts can."""
+    given = {"model": [loader, 0], "lora_name": lora, "strength_model": STRENGTH}
+    return add(graph, "LoraLoaderBypassModelOnly", **given)
+
+
+def test_a_lora_beside_the_weights_does_what_it_does_in_them(host: Host, graph: Graph) -> None:
+    skip_without(host, "LoraLoaderBypassModelOnly")
+    lora = keep_lora(host, "beside.safetensors", [KEYS, OUT, TEXT], SPELLINGS["dotted"])
+    models = bypassed(graph, PRIOR, lora), with_lora(graph, lora, STRENGTH)
+    beside, inside = latents(host, graph, *(sampled(graph, model) for model in models))
+    assert apart(beside, inside) < 1e-3
+
+
+def test_a_lora_beside_weights_that_are_folded_is_refused(host: Host, graph: Graph) -> None:
+    skip_without(host, "LoraLoaderBypassModelOnly")
+    up, down = torch.ones(512, RANK), torch.ones(RANK, 192)
+    entries = {"lora_up.weight": up, "lora_down.weight": down, "alpha": torch.tensor(ALPHA)}
+    name = "diffusion_model.down_blocks.0.0.channelwise.0"
+    tensors = {f"{name}.{end}": tensor for end, tensor in entries.items()}
+    save_file(tensors, folder(host, "loras") / "folded.safetensors")
+    put(graph, STAGE_B, model=bypassed(graph, DECODER, "folded.safetensors"))
+    outcome = host.run(graph)
+    assert outcome.error["node_id"] == STAGE_B
+    assert "load that LoRA into the weights instead" in outcome.message
+
+
+def test_a_model_computes_in_the_precision_that_is_asked_of_it(host: Host, graph: Graph) -> None:
+    lower = add(graph, "ModelComputeDtype", model=[PRIOR, 0], dtype="bf16")
+    rounded, plain = latents(host, graph, sampled(graph, lower), [STAGE_C, 0])
+    assert 1e-3 < apart(rounded, plain) < 0.2
+
+
 def test_a_compiled_stage_c_paints_the_same(host: Host, graph: Graph) -> None:
     run = sampled(graph, compiled(graph, PRIOR))
     assert_nearly_equal(*latents(host, graph, run, [STAGE_C, 0]))

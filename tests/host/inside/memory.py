@@ -205,8 +205,12 @@ def written_anew() -> dict[str, Any]:
 
 
 def another_device() -> dict[str, Any]:
-    """Return the difference that a device beside the CPU makes, and what came to it and from it."""
+    """Return the difference that a device beside the CPU makes, and what came to it and from it.
+
+    There each of the host's ways to calculate attention takes its turn.
+    """
     import comfy.model_management as management
+    from comfy.ldm.modules import attention
 
     try:
         import another_device as afar
@@ -218,8 +222,17 @@ def another_device() -> dict[str, Any]:
     management.cpu_state = management.CPUState.GPU
     management.vram_state = management.VRAMState.NORMAL_VRAM
     management.directml_enabled, management.directml_device = True, afar.DEVICE
-    there = NodeChain().run()
-    return {"known": True, "difference": difference(here, there), **afar.CROSSINGS}
+    chain, apart, calls = NodeChain(), {}, []
+    for kind in ("basic", "sub_quad", "split", "pytorch"):
+        way = getattr(attention, f"attention_{kind}")
+
+        def attend(*given: Any, way: Any = way, **others: Any) -> Any:
+            calls.append(way)
+            return way(*given, **others)
+
+        attention.optimized_attention = attend
+        apart[kind] = difference(here, chain.run())
+    return {"known": True, "apart": apart, "ways": len(set(calls)), **afar.CROSSINGS}
 
 
 def room_for_windows() -> dict[str, Any]:
