@@ -177,9 +177,13 @@ def test_the_folded_effnet_share_equals_the_product_with_all_columns() -> None:
 def test_a_replaced_layer_whose_weights_would_be_folded_is_refused() -> None:
     block, mapper = ResBlock(24, c_skip=96), nn.Conv2d(16, 96, kernel_size=1)
     first: Any = block.channelwise[0]
+    before = first.forward
     first.forward = partial(F.linear, weight=first.weight)
+    prepare = partial(prepare_block, block, torch.empty(0), torch.randn(1, 6, 9, 16), mapper)
     with pytest.raises(ValueError, match="load that LoRA into the weights"):
-        prepare_block(block, torch.empty(0), torch.randn(1, 6, 9, 16), mapper)
+        prepare()
+    first.forward = before
+    assert prepare() is not None
 
 
 def test_a_layer_may_say_how_its_weights_are_fetched() -> None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .arithmetic import release, weight_and_bias
+from .arithmetic import is_replaced, release, weight_and_bias
 from .layers import (
     AttnBlock,
     KeysValues,
@@ -243,7 +243,7 @@ def prepare_block(
         return block.prepare(text)
     if not isinstance(block, ResBlock) or features is None:
         return None
-    if any("forward" in vars(layer) for layer in (mapper, block.channelwise[0])):
+    if is_replaced(mapper) or is_replaced(block.channelwise[0]):
         raise ValueError(
             "a layer of Stage B was replaced, perhaps for a LoRA that bypasses its weights; load "
             "that LoRA into the weights instead"
