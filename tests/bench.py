@@ -49,11 +49,7 @@ TOLERANCE = {"fp32": 1e-4, "bf16": 0.3, "fp16": 0.1}  # of the mean difference
 TOWERS = {"bigG": TextEncoderConfig(), "H": test_text_encoder.H}
 GUIDANCE = 4.0
 STEPS = {"Stage C, guided step": len(published_times()) - 1, "Stage B, step": 12}
-FIRST = 2  # steps of a run before what was captured is repeated
-FIRST_STEPS = {
-    "Stage C, guided step": "Stage C, first two steps",
-    "Stage B, step": "Stage B, first two steps",
-}
+FIRST, FIRST_STEPS = 2, ", first two"  # steps of a run, before what was captured is repeated
 
 Shapes = Sequence[tuple[int, int]]
 Part = Callable[[Bench, Shapes], Iterator[Row]]
@@ -73,7 +69,7 @@ def compare(bench: Bench, row: Row, ours: Call, theirs: Call, compiled: Call | N
         try:
             compiled()
             contestants["compiled"] = compiled
-        except Exception as error:  # PyTorch passes on whatever a compiler raises
+        except Exception as error:  # of any kind: what a compiler raises is passed on as it is
             row.note = f"not compiled: {type(error).__name__}"
     check(bench, row, contestants)
     bench.race(row, contestants, kept=["ours"], again=row.what in STEPS)
@@ -138,7 +134,7 @@ def first_steps(bench: Bench, row: Row, run: Callable[[], Call]) -> Row:
         for _ in range(FIRST):
             step()
 
-    first = bench.row(row.part, FIRST_STEPS[row.what], row.size, row.batch, peer="")
+    first = bench.row(row.part, row.what + FIRST_STEPS, row.size, row.batch, peer="")
     first.flops["ours"] = FIRST * row.flops["ours"]
     return bench.race(first, {"ours": begin})
 
@@ -318,10 +314,11 @@ def rows_of(part: Part, words: argparse.Namespace, shapes: Shapes) -> list[Row]:
 def total(bench: Bench, size: int, n: int, parts: Sequence[Row]) -> Row:
     """Return a whole picture: each part as often as a picture needs it."""
     row = bench.row("whole", "whole picture", size, n)
+    row.note = ", ".join(f"{part.what} {part.note}" for part in parts if part.note)
     names = {part.what for part in parts}
 
     def count(part: Row, who: str) -> int:
-        begins = who == "ours" and FIRST_STEPS.get(part.what) in names
+        begins = who == "ours" and part.what + FIRST_STEPS in names
         return STEPS.get(part.what, 1) - (FIRST if begins else 0)
 
     for who in ("ours", "theirs"):

@@ -22,6 +22,9 @@ from .peers import in_dtype, with_weights
 
 Parts = Mapping[str, tuple[type[Any], Any, dict[str, Tensor]]]
 
+# last layer of a network, and what its second half gives where what is seen is the noise: it divides
+HEADS = {"stage_c": ("out.1", 0.0), "stage_b": ("clf.1", 4.0)}
+
 
 def offload(bench: Bench, shapes: Sequence[tuple[int, int]]) -> Iterator[Row]:
     """Yield pictures painted from the prompt to the pixels under each policy.
@@ -46,13 +49,13 @@ def full_size(bench: Bench) -> Parts:
         "stage_b": (StageB, StageBConfig(), test_stage_b),
         "stage_a": (StageA, StageAConfig(), test_stage_a),
     }
-    weights = {name: room.make_weights(config) for name, (_, config, room) in kinds.items()}
-    calm(weights["stage_c"], "out.1", divisor=0.0)
-    calm(weights["stage_b"], "clf.1", divisor=4.0)  # a sigmoid makes it 1
-    return {
-        name: (kind, config, in_dtype(weights[name], bench.dtype))
-        for name, (kind, config, _) in kinds.items()
-    }
+    parts = {}
+    for name, (kind, config, room) in kinds.items():
+        weights = room.make_weights(config)
+        if name in HEADS:
+            calm(weights, *HEADS[name])
+        parts[name] = kind, config, in_dtype(weights, bench.dtype)
+    return parts
 
 
 def calm(weights: dict[str, Tensor], head: str, divisor: float) -> None:
@@ -63,7 +66,7 @@ def calm(weights: dict[str, Tensor], head: str, divisor: float) -> None:
     Args:
         weights: of the network, changed in place.
         head: name of its last layer.
-        divisor: what the second half of the layer gives where what the network sees is the noise.
+        divisor: what the second half of that layer gives from now on.
     """
     weights[f"{head}.weight"].mul_(1e-3)
     bias = weights[f"{head}.bias"].zero_()

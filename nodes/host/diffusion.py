@@ -196,13 +196,13 @@ class Model(comfy.model_base.BaseModel):
         if network.config != type(network.config)():
             self.model_config.sizes = asdict(network.config)
         colour(self.latent_format, network)
-        self.stored_precision = precision
+        self.own_precision = precision
         self.run: dict[Any, Constants] = {}
 
     @property
     def precision(self) -> torch.dtype:
-        """What the network computes in: what the user asks for now, or what it was loaded for."""
-        return cast(torch.dtype, self.manual_cast_dtype or self.stored_precision)
+        """The precision that the network computes in: the one that a node gave it, else its own."""
+        return cast(torch.dtype, self.manual_cast_dtype or self.own_precision)
 
     def get_dtype_inference(self) -> torch.dtype:
         """Return what a newer host brings x to."""
