@@ -105,7 +105,8 @@ def run(network: Any, side: int) -> None:
         (TextEncoder, 1024, "layer", 0.05),
         (StageC, 4096, "stage", 2.6),
         (StageB, 4096, "stage", 4.1),
-        (StageA, 2048, "stage", 1.8),
+        (StageA, 2048, "stage", 1.4),
+        (StageA, 4096, "stage", 4.8),
     ],
 )
 def test_a_stage_fits_in(kind: Any, side: int, offload: Offload, most: float) -> None:

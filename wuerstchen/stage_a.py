@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .arithmetic import linear
-from .layers import BatchNorm2d, layer_norm_2d, to_map, to_rows
+from .layers import EPS, BatchNorm2d, layer_norm_2d, to_map, to_rows
 
 BAND = 4096  # positions at once, so that they stay in a CPU's cache
 
@@ -131,18 +131,29 @@ class MixBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the block's output, shape of `x` (N, C, H, W)."""
-        g = self.gammas.to(x)[:, None].expand(6, x.shape[1])
+        # a map that has no name is freed as soon as it has been used
+        return to_map(torch.cat(self.mix_channels(self.mix_positions(x)), dim=1))
+
+    def mix_positions(self, x: Tensor) -> Tensor:
+        """Return `x` (N, C, H, W) and what each channel makes of a position and its neighbours."""
+        pad, conv = self.depthwise
+        scale, shift, factor = self.factors(x)[:3]
+        return torch.addcmul(x, conv(pad(layer_norm_2d(x, 1 + scale, shift))), factor[0])
+
+    def mix_channels(self, x: Tensor) -> list[Tensor]:
+        """Return the rows of `x` (N, C, H, W) and what each position makes of its channels, in bands."""
         expand, _, contract = self.channelwise
-        # without names for what lies between, a map is freed as soon as it has been used
-        x = torch.addcmul(x, self.depthwise(layer_norm_2d(x, 1 + g[0], g[1])), g[2, 0])
-        y = torch.cat(
-            [
-                linear(contract, linear(expand, part, activate=True))
-                for part in bands(layer_norm_2d(x, 1 + g[3], g[4]))
-            ],
-            dim=1,
-        )
-        return torch.addcmul(x, to_map(y), g[5, 0])
+        scale, shift, factor = self.factors(x)[3:]
+        mixed = []
+        for part in bands(x):
+            y = F.layer_norm(part, part.shape[-1:], 1 + scale, shift, EPS)
+            y = linear(contract, linear(expand, y, activate=True))
+            mixed.append(torch.addcmul(part, y, factor[0]))
+        return mixed
+
+    def factors(self, x: Tensor) -> Tensor:
+        """Return the learnt scalars (6, C) on the device and in the dtype of `x`, alike for all channels."""
+        return self.gammas.to(x)[:, None].expand(6, x.shape[1])
 
 
 class ReplicationPad(nn.Module):
