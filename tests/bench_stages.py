@@ -131,7 +131,6 @@ def stage_b(bench: Bench, shapes: Shapes) -> Iterator[Row]:
         row.flops["ours"] = operations(partial(empty.step, many, times, kept))
         row.flops["theirs"] = operations(partial(empty_peer, many, times, narrow, long))
         prepare = partial(ours.prepare, features, effnet, (side, side))
-
         given = x, t, prepare()
 
         def run(given: tuple[Any, ...] = given) -> Call:

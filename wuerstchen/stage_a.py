@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .arithmetic import linear
-from .layers import EPS, BatchNorm2d, layer_norm_2d, to_map, to_rows
+from .layers import BatchNorm2d, layer_norm_2d, to_map, to_rows
 
 BAND = 4096  # positions at once, so that they stay in a CPU's cache
 
@@ -131,29 +131,30 @@ class MixBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the block's output, shape of `x` (N, C, H, W)."""
+        g = self.gammas.to(x)[:, None].expand(6, x.shape[1])
         # a map that has no name is freed as soon as it has been used
-        return to_map(torch.cat(self.mix_channels(self.mix_positions(x)), dim=1))
+        return to_map(torch.cat(self.mix_channels(self.mix_positions(x, *g[:3]), *g[3:]), dim=1))
 
-    def mix_positions(self, x: Tensor) -> Tensor:
-        """Return `x` (N, C, H, W) and what each channel makes of a position and its neighbours."""
+    def mix_positions(self, x: Tensor, scale: Tensor, shift: Tensor, factor: Tensor) -> Tensor:
+        """Return `x` (N, C, H, W) and what each channel makes of a position and its neighbours.
+
+        Scale, shift and factor are learnt scalars, each as (C,).
+        """
         pad, conv = self.depthwise
-        scale, shift, factor = self.factors(x)[:3]
         return torch.addcmul(x, conv(pad(layer_norm_2d(x, 1 + scale, shift))), factor[0])
 
-    def mix_channels(self, x: Tensor) -> list[Tensor]:
-        """Return the rows of `x` (N, C, H, W) and what each position makes of its channels, in bands."""
+    def mix_channels(self, x: Tensor, scale: Tensor, shift: Tensor, factor: Tensor) -> list[Tensor]:
+        """Return the rows of `x` (N, C, H, W) and what each position makes of its channels, in bands.
+
+        Scale, shift and factor are learnt scalars, each as (C,).
+        """
         expand, _, contract = self.channelwise
-        scale, shift, factor = self.factors(x)[3:]
-        mixed = []
+        scale, mixed = 1 + scale, []
         for part in bands(x):
-            y = F.layer_norm(part, part.shape[-1:], 1 + scale, shift, EPS)
+            y = to_rows(layer_norm_2d(to_map(part), scale, shift))
             y = linear(contract, linear(expand, y, activate=True))
             mixed.append(torch.addcmul(part, y, factor[0]))
         return mixed
-
-    def factors(self, x: Tensor) -> Tensor:
-        """Return the learnt scalars (6, C) on the device and in the dtype of `x`, alike for all channels."""
-        return self.gammas.to(x)[:, None].expand(6, x.shape[1])
 
 
 class ReplicationPad(nn.Module):
